@@ -1,0 +1,104 @@
+"""Wires the service together; decides nothing and reads neither environment nor arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import falcon
+from falcon import Request, Response
+from falcon.routing import CompiledRouter
+
+from neurotrale.annotations.locks import Locks
+from neurotrale.annotations.store import AnnotationStore
+from neurotrale.chunks.store import Chunks
+from neurotrale.files import Files
+from neurotrale.openapi import openapi_document
+from neurotrale.problems import add_error_handlers
+from neurotrale.resources.annotations import AnnotationResource
+from neurotrale.resources.api import DocumentResource, HealthResource
+from neurotrale.resources.chunks import ChunkResource, TiffResource
+from neurotrale.resources.files import FileResource
+from neurotrale.resources.listing import DirectoryResource, IndexResource
+from neurotrale.router import App, OrderedRouter
+from neurotrale.routes import add_routes
+from neurotrale.tree import Tree
+
+EXPOSED_HEADERS = ("ETag", "Content-Range", "Content-Encoding", "Content-Length", "Accept-Ranges")
+
+
+@dataclass(frozen=True, slots=True)
+class AppSettings:
+    """What the service may be told.
+
+    Args:
+        root: The data root.
+        read_only: Refuse every write.
+        follow_symlinks: Serve what symbolic links point to outside the root, too.
+        cors_origins: Pages of these origins may call the service; ``("*",)`` means all.
+        max_body_bytes: The largest body of a PUT or PATCH.
+        lock_timeout_s: How long a writer waits for its turn.
+    """
+
+    root: Path
+    read_only: bool = False
+    follow_symlinks: bool = False
+    cors_origins: tuple[str, ...] = ("*",)
+    max_body_bytes: int = 2**30
+    lock_timeout_s: float = 10.0
+
+
+class CommonHeaders:
+    """Headers of every answer that do not depend on what is answered.
+
+    Args:
+        varies: Whether the answer depends on the page's origin, which caches must know.
+    """
+
+    def __init__(self, *, varies: bool) -> None:
+        self.varies = varies
+
+    def process_response(
+        self, req: Request, resp: Response, resource: object, req_succeeded: bool
+    ) -> None:
+        """Add the headers, to errors too."""
+        resp.set_header("X-Content-Type-Options", "nosniff")
+        if self.varies:
+            resp.append_header("Vary", "Origin")
+
+
+def create_app(settings: AppSettings) -> App:
+    """Make the WSGI application.
+
+    Raises:
+        StartError: The data root is not usable.
+    """
+    tree = Tree(settings.root, follow_symlinks=settings.follow_symlinks)
+    tree.check()
+    files = Files(tree)
+    chunks = Chunks(files)
+    store = AnnotationStore(tree, Locks(settings.lock_timeout_s), read_only=settings.read_only)
+    router = OrderedRouter()
+    any_origin = settings.cors_origins == ("*",)
+    cors: falcon.CORSMiddleware[Any, Any] = falcon.CORSMiddleware(
+        allow_origins="*" if any_origin else settings.cors_origins,
+        expose_headers=EXPOSED_HEADERS,
+        allow_private_network=True,
+    )
+    app: App = falcon.App(
+        router=cast(CompiledRouter, router), middleware=[cors, CommonHeaders(varies=not any_origin)]
+    )
+    add_error_handlers(app)
+    add_routes(
+        app,
+        health=HealthResource(tree, read_only=settings.read_only),
+        document=DocumentResource(lambda: openapi_document(app, router)),
+        annotations=AnnotationResource(store, settings.max_body_bytes),
+        chunks=ChunkResource(chunks),
+        tiffs=TiffResource(chunks),
+        index=IndexResource(tree),
+        directories=DirectoryResource(tree),
+        files=FileResource(files),
+    )
+    return app

@@ -1,0 +1,92 @@
+"""TIFF file to chunk bytes, through tifffile, with every promise checked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import tifffile
+
+from neurotrale.chunks.layout import Array, Expected, axis_order, little_endian
+from neurotrale.errors import DamagedError
+from neurotrale.faults import reading
+
+log = logging.getLogger(__name__)
+
+# A chunk is some hundred kilobytes; a header that promises more than this is damage or an attack.
+DECODED_LIMIT_BYTES = 2**30
+
+# tifffile logs what it finds wrong in a file; the answer to the client says it better.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+
+def decode_chunk(path: Path, name: str, expected: Expected) -> bytes:
+    """Decode a TIFF to raw Precomputed bytes.
+
+    Args:
+        path: The TIFF file.
+        name: What to call it in errors.
+        expected: What its content must be.
+
+    Returns:
+        The voxels as ``[channel, z, y, x]`` in C order, little-endian.
+
+    Raises:
+        MissingError, ReadOnlyError, BusyError: The file cannot be opened.
+        DamagedError: It is no TIFF, is truncated, or is not what is expected.
+    """
+    with reading(name), path.open("rb") as file:
+        try:
+            return _decode(tifffile.TiffFile(file, name=path.name), name, expected)
+        except (DamagedError, OSError):
+            raise
+        # What a broken file makes a decoder raise has no common class: ValueError, KeyError,
+        # struct.error, RuntimeError of the codecs, ZeroDivisionError, ... were all seen.
+        except Exception as error:
+            raise DamagedError(
+                name, f"expected {expected}, found a TIFF that cannot be decoded: {error}"
+            ) from error
+
+
+def _decode(tiff: tifffile.TiffFile, name: str, expected: Expected) -> bytes:
+    if not tiff.series:
+        raise DamagedError(name, f"expected {expected}, found a TIFF without any image")
+    series = tiff.series[0]
+    found = f"shape {'x'.join(map(str, series.shape))} (axes {series.axes}), {series.dtype}"
+    if series.dtype is None or series.nbytes > DECODED_LIMIT_BYTES:
+        raise DamagedError(name, f"expected {expected}, found {found}")
+    order = axis_order(series.shape, series.axes, expected)
+    dtype_fits = expected.dtype in (None, series.dtype.name)
+    if order is None or not dtype_fits:
+        raise DamagedError(name, f"expected {expected}, found {found}")
+    _check_segments(tiff, series, name)
+    array: Array = np.asarray(series.asarray(maxworkers=1))
+    if array.shape != series.shape:
+        raise DamagedError(name, f"expected {found}, found only {array.shape} in the file")
+    order += [i for i in range(array.ndim) if i not in order]
+    return little_endian(array.transpose(order)).tobytes()
+
+
+def _check_segments(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, name: str) -> None:
+    """Refuse files whose strips or tiles are not all there; decoders fill such gaps with zeros."""
+    size = tiff.filehandle.size
+    if series.dataoffset is not None:  # one run of uncompressed data, perhaps under a single page
+        if series.dataoffset + series.nbytes > size:
+            raise DamagedError(
+                name,
+                f"expected {series.nbytes} bytes of voxels at {series.dataoffset}, but the file"
+                f" has {size}: it was not written to its end",
+            )
+        return
+    for number, page in enumerate(series.pages):
+        if page is None:
+            raise DamagedError(name, f"expected {len(series.pages)} pages, page {number} is absent")
+        counts = page.databytecounts
+        for offset, count in zip(page.dataoffsets, counts, strict=True):
+            if count == 0 or offset == 0 or offset + count > size:
+                raise DamagedError(
+                    name,
+                    f"page {number} expects {count} bytes at {offset}, but the file has {size}:"
+                    " it was not written to its end",
+                )

@@ -1,0 +1,116 @@
+"""The `info` file of a data set.
+
+Source of the format: Neuroglancer, "Precomputed volume format" (multi-resolution volume info).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+from typing import Literal
+
+import msgspec
+
+from neurotrale.errors import DamagedError, MissingError
+from neurotrale.faults import reading
+from neurotrale.files import Stamp
+from neurotrale.names import Parts
+from neurotrale.tree import Tree
+
+Triple = tuple[int, int, int]
+DataType = Literal["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "float32"]
+
+CACHED_INFOS = 256
+
+
+class Scale(msgspec.Struct, frozen=True):
+    """One resolution of a volume; triples are (x, y, z)."""
+
+    key: str
+    size: Triple
+    """Extent in voxels of this scale."""
+    chunk_sizes: list[Triple]
+    resolution: tuple[float, float, float]
+    """Size of a voxel in nanometres."""
+    encoding: str = "raw"
+    voxel_offset: Triple = (0, 0, 0)
+
+
+class Info(msgspec.Struct, frozen=True):
+    """What a volume's `info` promises about every chunk."""
+
+    data_type: DataType
+    num_channels: int
+    scales: list[Scale]
+
+    def scale(self, key: str) -> Scale | None:
+        """Find a scale by its key, the directory of its chunks; None when there is none."""
+        return next((scale for scale in self.scales if scale.key.strip("/") == key), None)
+
+
+_decoder = msgspec.json.Decoder(Info)
+
+
+def parse_info(content: bytes, name: str = "info") -> Info:
+    """Read an `info` file.
+
+    Raises:
+        DamagedError: It is not JSON, or not that of a volume.
+    """
+    try:
+        return _decoder.decode(content)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise DamagedError(
+            name, f"expected the JSON description of a volume, found a mistake: {error}"
+        ) from error
+
+
+class Infos:
+    """Finds and keeps the `info` of the data set that a scale's directory belongs to."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self._kept: OrderedDict[Path, tuple[Stamp, Info]] = OrderedDict()
+        self._lock = Lock()
+
+    def above(self, directory: Parts) -> tuple[Info, str] | None:
+        """Find the nearest `info` above a scale's directory.
+
+        Args:
+            directory: The directory of the chunks.
+
+        Returns:
+            The volume's info and the directory's path below the data set (the scale's key);
+            None when no directory above has an `info`.
+
+        Raises:
+            DamagedError: The `info` cannot be understood.
+        """
+        for depth in range(len(directory) - 1, -1, -1):
+            info = self._read((*directory[:depth], "info"))
+            if info is not None:
+                return info, "/".join(directory[depth:])
+        return None
+
+    def _read(self, parts: Parts) -> Info | None:
+        path = self.tree.path(parts)
+        name = "/".join(parts)
+        try:
+            with reading(name):
+                stamp = Stamp.of(path.stat())
+                with self._lock:
+                    kept = self._kept.get(path)
+                if kept is not None and kept[0] == stamp:
+                    return kept[1]
+                if not path.is_file():
+                    return None
+                content = path.read_bytes()
+        except MissingError:
+            return None
+        info = parse_info(content, name)
+        with self._lock:
+            self._kept[path] = stamp, info
+            while len(self._kept) > CACHED_INFOS:
+                self._kept.popitem(last=False)
+        return info

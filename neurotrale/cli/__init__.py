@@ -1,0 +1,19 @@
+"""The command line: the only reader of arguments and environment."""
+
+from __future__ import annotations
+
+import click
+
+import neurotrale
+from neurotrale.cli.demo import demo
+from neurotrale.cli.serve import serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(neurotrale.__version__, prog_name="neurotrale")
+def main() -> None:
+    """Serve brain microscopy and its annotations straight from the file system."""
+
+
+main.add_command(serve)
+main.add_command(demo)

@@ -1,0 +1,183 @@
+"""Annotation files by URL."""
+
+from __future__ import annotations
+
+import falcon
+from falcon import Request, Response
+
+from neurotrale.annotations.store import AnnotationStore, Content, Written
+from neurotrale.errors import BadInputError, TooLargeError
+from neurotrale.names import AnnotationName
+from neurotrale.resources.sending import Version, send_bytes
+
+JSON = "application/json"
+
+
+class AnnotationResource:
+    """``/{dataset}/annotations/{block}/{leaf}.json``.
+
+    Args:
+        store: Where annotations are kept.
+        max_body_bytes: The largest body that is taken.
+    """
+
+    def __init__(self, store: AnnotationStore, max_body_bytes: int) -> None:
+        self.store = store
+        self.max_body_bytes = max_body_bytes
+
+    def on_get(self, req: Request, resp: Response, name: AnnotationName) -> None:
+        """Send an annotation file, or one annotation of it.
+        ---
+        summary: Read annotations
+        description: The whole file as it is on disk, or with `id` that one annotation.
+        tags: [Annotations]
+        parameters: [Dataset, Block, Leaf, OptionalId, Range, IfNoneMatch]
+        responses:
+            200:
+                description: The file, or the annotation.
+                headers: {ETag: ETag, Last-Modified: LastModified, Cache-Control: CacheControl}
+                content:
+                    application/json:
+                        schema:
+                            oneOf:
+                                - {type: array, items: {$ref: '#/components/schemas/Annotation'}}
+                                - {$ref: '#/components/schemas/Annotation'}
+            206: PartialContent
+            304: NotModified
+            400: BadRequest
+            403: Forbidden
+            404: NotFound
+            414: NameTooLong
+            416: RangeNotSatisfiable
+            500: Damaged
+            503: Busy
+        """
+        id_ = _id(req)
+        content = self.store.read(name) if id_ is None else self.store.read_one(name, id_)
+        _send(req, resp, content)
+
+    def on_put(self, req: Request, resp: Response, name: AnnotationName) -> None:
+        """Replace an annotation file, or create it.
+        ---
+        summary: Replace the whole file
+        description: >-
+            Writes the file, and creates it and its block's directory when the data set exists. The
+            body is UTF-8 JSON, whatever its Content-Type says. A coordinate may be null (that is
+            how the viewer writes what is not a number); it is kept and named in `warnings`.
+            Whatever is refused leaves the file exactly as it was.
+        tags: [Annotations]
+        parameters: [Dataset, Block, Leaf]
+        requestBody:
+            required: true
+            content:
+                application/json:
+                    schema: {type: array, items: {$ref: '#/components/schemas/Annotation'}}
+        responses:
+            200: Stored
+            201: Stored
+            400: BadRequest
+            403: Forbidden
+            404: NotFound
+            413: TooLarge
+            414: NameTooLong
+            422: RuleBroken
+            500: Damaged
+            503: Busy
+            507: DiskFull
+        """
+        written = self.store.put(name, self._body(req))
+        _report(resp, written, {"filename": written.filename})
+
+    def on_patch(self, req: Request, resp: Response, name: AnnotationName) -> None:
+        """Replace one annotation, or add it.
+        ---
+        summary: Replace or add one annotation
+        description: >-
+            The body is the annotation; its `id` must be the one of the query, or absent. Every
+            other annotation of the file stays as it is, byte for byte.
+        tags: [Annotations]
+        parameters: [Dataset, Block, Leaf, Id]
+        requestBody:
+            required: true
+            content:
+                application/json:
+                    schema: {$ref: '#/components/schemas/Annotation'}
+        responses:
+            200: Changed
+            201: Changed
+            400: BadRequest
+            403: Forbidden
+            404: NotFound
+            409: Conflict
+            413: TooLarge
+            414: NameTooLong
+            422: RuleBroken
+            500: Damaged
+            503: Busy
+            507: DiskFull
+        """
+        id_ = _required_id(req, "PATCH")
+        written = self.store.patch(name, id_, self._body(req))
+        _report(resp, written, {"id": id_})
+
+    def on_delete(self, req: Request, resp: Response, name: AnnotationName) -> None:
+        """Remove one annotation.
+        ---
+        summary: Remove one annotation
+        description: A file is never deleted; PUT an empty array to empty it.
+        tags: [Annotations]
+        parameters: [Dataset, Block, Leaf, Id]
+        responses:
+            200: Changed
+            400: BadRequest
+            403: Forbidden
+            404: NotFound
+            409: Conflict
+            414: NameTooLong
+            500: Damaged
+            503: Busy
+            507: DiskFull
+        """
+        id_ = _required_id(req, "DELETE")
+        _report(resp, self.store.delete(name, id_), {"id": id_})
+
+    def _body(self, req: Request) -> bytes:
+        # Not req.media: browsers send text/plain, and JSON is JSON whatever it is called.
+        body: bytes = req.bounded_stream.read(self.max_body_bytes + 1)
+        if len(body) > self.max_body_bytes:
+            raise TooLargeError(
+                f"The body is larger than {self.max_body_bytes} bytes (the option --max-body-mb)."
+            )
+        return body
+
+
+def _id(req: Request) -> str | None:
+    ids = req.get_param_as_list("id") or []
+    if len(ids) > 1:
+        raise BadInputError("The query names more than one id; one at a time.")
+    if ids == [""]:
+        raise BadInputError("The query's id is empty; name an annotation, as in ?id=4f2a...")
+    return ids[0] if ids else None
+
+
+def _required_id(req: Request, method: str) -> str:
+    id_ = _id(req)
+    if id_ is None:
+        raise BadInputError(
+            f"{method} needs the annotation's id in the query, as in ?id=4f2a..."
+            + (" (a file is never deleted)." if method == "DELETE" else ".")
+        )
+    return id_
+
+
+def _send(req: Request, resp: Response, content: Content) -> None:
+    send_bytes(req, resp, content.body, Version(content.etag, content.mtime_s, JSON))
+
+
+def _report(resp: Response, written: Written, answer: dict[str, object]) -> None:
+    if written.warnings:
+        answer["warnings"] = list(written.warnings)
+    resp.media = answer
+    resp.status = falcon.HTTP_201 if written.created else falcon.HTTP_200
+    resp.set_header("ETag", f'"{written.etag}"')
+    resp.cache_control = ["no-cache"]

@@ -1,0 +1,113 @@
+"""How bytes and files are put into a response: validators, 304, 206, 416, codings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import falcon
+from falcon import Request, Response
+
+from neurotrale.files import Files, Found
+from neurotrale.resources.negotiation import (
+    ByteRange,
+    Unsatisfiable,
+    accepts_coding,
+    byte_range,
+    is_current,
+    wants_identity,
+)
+
+# Ask again each time, and take 304 for an answer: edits and new chunks are seen at once.
+REVALIDATE = "no-cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What names one version of a body in headers."""
+
+    etag: str
+    mtime_s: float
+    media_type: str
+    vary: str = ""
+
+
+def send_bytes(req: Request, resp: Response, body: bytes, version: Version) -> None:
+    """Send bytes that are in memory, whole or in part, or 304."""
+    if _answered(req, resp, version):
+        return
+    part = byte_range(req, len(body), version.etag, version.mtime_s)
+    resp.set_header("Accept-Ranges", "bytes")
+    if isinstance(part, Unsatisfiable):
+        _refuse_range(resp, len(body))
+    elif isinstance(part, ByteRange):
+        _announce_part(resp, part, len(body))
+        resp.data = body[part.start : part.stop]
+    else:
+        resp.data = body
+
+
+def send_found(req: Request, resp: Response, files: Files, found: Found) -> None:
+    """Send a file as it is, or its twin: with its coding if the client takes it, else unpacked."""
+    stamp = found.stamp
+    mtime_s = stamp.mtime_ns / 1e9
+    if not found.coding:
+        _send_file(req, resp, files, found, Version(stamp.etag, mtime_s, found.media_type))
+    elif accepts_coding(req, found.coding) and not wants_identity(req):
+        etag = f"{stamp.etag}-{found.coding}"
+        version = Version(etag, mtime_s, found.media_type, "Accept-Encoding")
+        resp.set_header("Content-Encoding", found.coding)
+        _send_file(req, resp, files, found, version)
+    else:
+        version = Version(stamp.etag, mtime_s, found.media_type, "Accept-Encoding")
+        if not is_current(req, version.etag, mtime_s):
+            send_bytes(req, resp, files.unpack(found), version)
+        else:
+            _answered(req, resp, version)
+
+
+def _send_file(req: Request, resp: Response, files: Files, found: Found, version: Version) -> None:
+    if _answered(req, resp, version):
+        return
+    size = found.stamp.size
+    part = None if found.coding else byte_range(req, size, version.etag, version.mtime_s)
+    if not found.coding:
+        resp.set_header("Accept-Ranges", "bytes")
+    if isinstance(part, Unsatisfiable):
+        _refuse_range(resp, size)
+        return
+    if isinstance(part, ByteRange):
+        _announce_part(resp, part, size)
+    start, stop = (part.start, part.stop) if isinstance(part, ByteRange) else (0, size)
+    resp.content_length = stop - start
+    if req.method != "HEAD" and stop > start:
+        file = files.open(found)
+        file.seek(start)
+        resp.stream = file
+
+
+def _answered(req: Request, resp: Response, version: Version) -> bool:
+    """Set the headers that 200 and 304 share; tell whether 304 is all there is to say."""
+    resp.content_type = version.media_type
+    resp.set_header("ETag", f'"{version.etag}"')
+    resp.last_modified = datetime.fromtimestamp(int(version.mtime_s), UTC)
+    resp.cache_control = [REVALIDATE]
+    if version.vary:
+        resp.append_header("Vary", version.vary)
+    if version.media_type.startswith(("text/html", "image/svg")):
+        resp.set_header("Content-Security-Policy", "sandbox")  # a page among the data is no app
+    if not is_current(req, version.etag, version.mtime_s):
+        return False
+    resp.status = falcon.HTTP_304
+    return True
+
+
+def _announce_part(resp: Response, part: ByteRange, size: int) -> None:
+    resp.status = falcon.HTTP_206
+    resp.set_header("Content-Range", f"bytes {part.start}-{part.stop - 1}/{size}")
+
+
+def _refuse_range(resp: Response, size: int) -> None:
+    raise falcon.HTTPRangeNotSatisfiable(
+        size, description=f"The range begins behind the end; the content has {size} bytes."
+    )

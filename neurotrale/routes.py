@@ -1,0 +1,89 @@
+"""What the service answers: one ordered table, the first match counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from neurotrale.names import AnnotationName, BlockName, ChunkPath, split_path
+from neurotrale.resources.annotations import AnnotationResource
+from neurotrale.resources.api import (
+    AssetResource,
+    DocsRedirectResource,
+    DocsResource,
+    DocumentResource,
+    HealthResource,
+)
+from neurotrale.resources.chunks import ChunkResource, TiffResource
+from neurotrale.resources.files import FileResource
+from neurotrale.resources.listing import DirectoryResource, IndexResource
+from neurotrale.router import App
+
+_BOX = r"-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+"
+_SCALE = r"[0-9.]+_[0-9.]+_[0-9.]+"
+
+# A chunk is named after its box in any directory; below a directory named like a resolution
+# every name without an extension is one.
+CHUNK = rf"(?:(?P<directory>/.+)/(?P<stem>{_BOX})|(?P<scale>(?:/.+)?/{_SCALE})/(?P<leaf>[^/.]+))"
+
+
+def _chunk(groups: Mapping[str, str]) -> dict[str, object]:
+    directory = split_path(groups["directory"] or groups["scale"])
+    (stem,) = split_path(groups["stem"] or groups["leaf"])
+    return {"chunk": ChunkPath(directory, stem)}
+
+
+def _tiff(groups: Mapping[str, str]) -> dict[str, object]:
+    return {**_chunk(groups), "suffix": groups["suffix"]}
+
+
+def _annotation(groups: Mapping[str, str]) -> dict[str, object]:
+    dataset = split_path(groups["dataset"])
+    (leaf,) = split_path(groups["leaf"])
+    return {"name": AnnotationName(dataset, BlockName.parse(groups["block"]), leaf)}
+
+
+def _directory(groups: Mapping[str, str]) -> dict[str, object]:
+    return {"directory": split_path(groups["directory"])}
+
+
+def _file(groups: Mapping[str, str]) -> dict[str, object]:
+    return {"file": split_path(groups["file"])}
+
+
+def add_routes(
+    app: App,
+    *,
+    health: HealthResource,
+    document: DocumentResource,
+    annotations: AnnotationResource,
+    chunks: ChunkResource,
+    tiffs: TiffResource,
+    index: IndexResource,
+    directories: DirectoryResource,
+    files: FileResource,
+) -> None:
+    """Add every route of the service to an app that has an `OrderedRouter`."""
+    index_html = IndexResource(index.tree)
+    add = app.add_route
+    add("/api/health", health, pattern="/api/health")
+    add("/api/openapi.json", document, pattern="/api/openapi[.]json")
+    add("/api/", DocsResource(), pattern="/api/")
+    add("/api", DocsRedirectResource(), pattern="/api")
+    add("/api/{asset}", AssetResource(), pattern="/api/(?P<asset>.+)", values=dict)
+    add("/", index, pattern="/")
+    add("/index.html", index_html, pattern="/index[.]html")
+    add(
+        "/{dataset}/annotations/{block}/{leaf}.json",
+        annotations,
+        pattern="(?P<dataset>(?:/.+)?)/annotations/(?P<block>[^/]+)/(?P<leaf>[^/]+[.]json)",
+        values=_annotation,
+    )
+    add(
+        "/{dataset}/{scale}/{chunk}.tiff",
+        tiffs,
+        pattern=f"{CHUNK}(?P<suffix>[.]tiff?)",
+        values=_tiff,
+    )
+    add("/{dataset}/{scale}/{chunk}", chunks, pattern=CHUNK, values=_chunk)
+    add("/{directory}/", directories, pattern="(?P<directory>/.+)/", values=_directory)
+    add("/{file}", files, pattern="(?P<file>/.+)", values=_file)

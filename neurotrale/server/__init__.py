@@ -1,0 +1,1 @@
+"""From a WSGI application to processes that answer on a socket."""

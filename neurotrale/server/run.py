@@ -1,0 +1,122 @@
+"""The whole service: data root, socket, workers, and what is said when it answers."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from neurotrale.app import AppSettings, create_app
+from neurotrale.durable import replace_file
+from neurotrale.errors import StartError
+from neurotrale.server.listen import open_socket, url_of
+from neurotrale.server.supervisor import Supervisor
+from neurotrale.server.worker import Limits, run_worker
+from neurotrale.tree import Tree
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """What the service is told at its start.
+
+    Args:
+        app: What it serves, and what it allows.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        workers: Processes that answer.
+        limits: What each of them takes on.
+        ready_file: Written once the service answers, removed at the end.
+    """
+
+    app: AppSettings
+    host: str = "127.0.0.1"
+    port: int = 9000
+    workers: int = 10
+    limits: Limits = field(default_factory=Limits)
+    ready_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a person who has just started the service wants to know."""
+
+    url: str
+    host: str
+    port: int
+    root: Path
+    datasets: list[str]
+
+
+def serve(settings: ServeSettings, announce: Callable[[Started], None]) -> int:
+    """Serve until a signal to stop.
+
+    Args:
+        settings: What to serve, where.
+        announce: Called once, when the service answers.
+
+    Returns:
+        The exit code of the process.
+
+    Raises:
+        StartError: The data root, the address or the ready file is not usable.
+    """
+    app = create_app(settings.app)
+    tree = Tree(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
+    _warn_about_shadows(tree)
+    _check_ready_file(settings.ready_file)
+    with closing(open_socket(settings.host, settings.port)) as listening:
+        started = Started(
+            url_of(listening, settings.host),
+            settings.host,
+            listening.getsockname()[1],
+            tree.root,
+            tree.datasets(),
+        )
+        gc.freeze()  # what workers share with their parent stays shared
+        supervisor = Supervisor(
+            lambda ready: run_worker(app, listening, settings.limits, ready),
+            settings.workers,
+            settings.limits.drain_s + 5,
+        )
+        try:
+            return supervisor.run(lambda: _ready(settings.ready_file, started, announce))
+        finally:
+            if settings.ready_file is not None:
+                settings.ready_file.unlink(missing_ok=True)
+
+
+def _ready(path: Path | None, started: Started, announce: Callable[[Started], None]) -> None:
+    if path is not None:
+        facts = {
+            "url": started.url,
+            "host": started.host,
+            "port": started.port,
+            "node": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        replace_file(path, json.dumps(facts).encode() + b"\n")
+    announce(started)
+
+
+def _check_ready_file(path: Path | None) -> None:
+    if path is None:
+        return
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise StartError(
+            f"The ready file {path} cannot be written: {path.parent} is not a directory that this"
+            " user may write to. Name another place with --ready-file."
+        )
+    path.unlink(missing_ok=True)  # an old one would tell of a service that is gone
+
+
+def _warn_about_shadows(tree: Tree) -> None:
+    if (tree.root / "api").is_dir():
+        log.warning("%s/api cannot be reached: /api/ is the documentation", tree.root)

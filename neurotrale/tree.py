@@ -1,0 +1,166 @@
+"""The data root: the only place where names from outside become paths.
+
+What leaves the root, hides behind a dot or is no plain file or directory does not exist here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurotrale.errors import BusyError, MissingError, ReadOnlyError, StartError
+from neurotrale.faults import reading
+from neurotrale.names import Parts, check_name
+
+log = logging.getLogger(__name__)
+
+DATASET_SEARCH_DEPTH = 4
+DATASET_SEARCH_DIRECTORIES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One name in a directory listing."""
+
+    name: str
+    is_directory: bool
+
+
+class Tree:
+    """The directory that holds the datasets, and the wall around it.
+
+    Args:
+        root: The data root.
+        follow_symlinks: Serve what symbolic links point to outside the root, too.
+    """
+
+    def __init__(self, root: Path, *, follow_symlinks: bool = False) -> None:
+        self.root = Path(os.path.realpath(root))
+        self.follow_symlinks = follow_symlinks
+
+    def check(self) -> None:
+        """Say at start-up what would otherwise be a stream of errors later.
+
+        Raises:
+            StartError: The root is absent, no directory, or cannot be listed.
+        """
+        if not self.root.is_dir():
+            raise StartError(
+                f"The data root {self.root} is not a directory. Name the directory that holds"
+                " the datasets, as in 'neurotrale serve /data', or bind it into the container."
+            )
+        try:
+            with os.scandir(self.root):
+                pass
+        except OSError as error:
+            raise StartError(
+                f"The data root {self.root} cannot be listed ({error.strerror}). Give the user"
+                f" with id {os.geteuid()} read and execute permission on it."
+            ) from error
+
+    def healthy(self) -> None:
+        """Raise BusyError when the data root cannot be read right now."""
+        try:
+            with os.scandir(self.root) as entries:
+                next(entries, None)
+        except OSError as error:
+            raise BusyError(f"The data root cannot be read: {error.strerror}.", 5) from error
+
+    def path(self, parts: Parts) -> Path:
+        """Join checked names below the root, and make sure that no link leads out of it.
+
+        The path need not exist; its existing part is what is looked at.
+
+        Raises:
+            MissingError: A symbolic link on the way leaves the root.
+        """
+        for part in parts:
+            check_name(part)
+        path = self.root.joinpath(*parts)
+        if not self._inside(path):
+            log.warning(
+                "refused %s: a symbolic link leads out of the data root %s"
+                " (allow that with --follow-symlinks)",
+                path,
+                self.root,
+            )
+            raise MissingError(f"There is nothing at {'/'.join(parts)!r}.")
+        return path
+
+    def relative(self, path: Path) -> str:
+        """Name a path below the root the way its URL does."""
+        return path.relative_to(self.root).as_posix()
+
+    def entries(self, parts: Parts) -> Iterator[Entry]:
+        """Open a directory now, give its visible entries as they are read.
+
+        Raises:
+            MissingError: It is absent or not a directory.
+            ReadOnlyError: It may not be read.
+        """
+        path = self.path(parts)
+        with reading("/".join(parts) or "the data root"):
+            entries = os.scandir(path)
+        return self._visible(entries)
+
+    def _visible(self, entries: os._ScandirIterator[str]) -> Iterator[Entry]:
+        with entries:
+            for entry in entries:
+                found = self._entry(entry)
+                if found is not None:
+                    yield found
+
+    def _entry(self, entry: os.DirEntry[str]) -> Entry | None:
+        try:
+            check_name(entry.name)
+            if entry.is_symlink() and not self._inside(Path(entry.path)):
+                return None
+            if entry.is_dir():
+                return Entry(entry.name, True)
+            return Entry(entry.name, False) if entry.is_file() else None
+        except (MissingError, OSError):
+            return None
+
+    def datasets(self) -> list[str]:
+        """Find the datasets, nested ones too, as paths relative to the root, sorted.
+
+        A dataset has an ``info`` file or an ``annotations/`` directory. The search goes a few
+        levels down and not into datasets, so that a root of many terabytes starts at once.
+        """
+        found: list[str] = []
+        level: list[Parts] = [()]
+        looked_at = 0
+        for _ in range(DATASET_SEARCH_DEPTH + 1):
+            deeper: list[Parts] = []
+            for parts in level:
+                looked_at += 1
+                if looked_at > DATASET_SEARCH_DIRECTORIES:
+                    log.warning("looked for datasets in %d directories only", looked_at - 1)
+                    return sorted(found)
+                names = self._children(parts)
+                if names.get("info") is False or names.get("annotations") is True:
+                    found.append("/".join(parts))
+                else:
+                    deeper += [(*parts, name) for name, is_dir in names.items() if is_dir]
+            level = deeper
+        return sorted(found)
+
+    def _children(self, parts: Parts) -> dict[str, bool]:
+        try:
+            return {entry.name: entry.is_directory for entry in self.entries(parts)}
+        except (MissingError, ReadOnlyError, BusyError, OSError):
+            return {}
+
+    def is_dataset(self, parts: Parts) -> bool:
+        """Tell whether a directory has an ``info`` file or an ``annotations/`` directory."""
+        path = self.path(parts)
+        return (path / "info").is_file() or (path / "annotations").is_dir()
+
+    def _inside(self, path: Path) -> bool:
+        if self.follow_symlinks:
+            return True
+        real = os.path.realpath(path)
+        return real == str(self.root) or real.startswith(f"{self.root}/") or str(self.root) == "/"
