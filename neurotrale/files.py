@@ -51,6 +51,7 @@ class Stamp:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Stamp:
+        """Take the stamp from what stat says of a file."""
         return cls(status.st_ino, status.st_size, status.st_mtime_ns)
 
     @property

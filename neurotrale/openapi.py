@@ -152,8 +152,7 @@ def _add_parameters(spec: APISpec) -> None:
         "Chunk": ("chunk", "Box of voxels, ends exclusive: x0-x1_y0-y1_z0-z1.", "0-64_0-64_0-64"),
         "Block": (
             "block",
-            "x<int>y<int>z<int>: index of a block, or, when the data set has a block_info.csv, an"
-            " absolute position in voxels.",
+            "x<int>y<int>z<int>: index of a block, or position in voxels (see block_info.csv).",
             "x1y0z0",
         ),
         "Leaf": ("leaf", "File name without .json.", "fibers"),

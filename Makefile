@@ -1,0 +1,89 @@
+# `make help` lists the targets. All of them work in .venv, which is made and kept up to date here.
+
+PYTHON   ?= python3
+DEMO_DIR ?= demo-data
+PORT     ?=
+ARGS     ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test check lint types pytest real-data format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer) that a new .venv is made with.'
+
+demo: $(VENV)/.package  ## make demo data and serve it (PORT=9000, DEMO_DIR=demo-data); Ctrl-C stops it
+	@exec $(BIN)/neurotrale demo $(if $(PORT),--port $(PORT)) $(DEMO_DIR)
+
+test: check  ## everything that CI runs: lint, types, pytest
+
+check: lint types pytest  ## another name for test
+
+lint: $(VENV)/.dev  ## ruff: rules and format
+	$(BIN)/python -m ruff check --quiet .
+	$(BIN)/python -m ruff format --check --quiet .
+
+types: $(VENV)/.dev  ## mypy --strict
+	$(BIN)/python -m mypy
+
+pytest: $(VENV)/.dev $(VENV)/.package .cache/real-data/.complete  ## the tests (ARGS='-k ranges -x')
+	$(BIN)/python -m pytest $(ARGS)
+
+real-data: .cache/real-data/.complete  ## fetch the real images that some tests read
+
+format: $(VENV)/.dev  ## rewrite the code as lint wants it
+	$(BIN)/python -m ruff check --quiet --fix .
+	$(BIN)/python -m ruff format .
+
+clean:  ## remove .venv and all caches (demo-data/ stays: it may hold your annotations)
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- .venv: one stamp a step, so that only what changed is installed again ---
+
+# An environment holds absolute paths: when it was copied or moved with the checkout, or the Python
+# it was made with has gone, it is made anew.
+ifneq ($(shell { $(BIN)/python -c '' && cat $(VENV)/.made; } 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/.made
+endif
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "This needs Python 3.11 or newer, and '$(PYTHON)' is not: $$($(PYTHON) --version 2>&1)"; \
+	    echo "Name another one:  make PYTHON=python3.12 $(MAKECMDGOALS)"; \
+	    exit 1; } >&2
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "'$(PYTHON)' cannot make virtual environments: its module venv or ensurepip is missing."; \
+	    echo "On Debian and Ubuntu:  apt-get install python3-venv"; \
+	    echo "Or name another Python:  make PYTHON=python3.12 $(MAKECMDGOALS)"; \
+	    exit 1; } >&2
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@echo '$(CURDIR)' > $@
+
+$(VENV)/.runtime: requirements.txt $(VENV)/.made
+	@echo 'installing requirements.txt'
+	@$(PIP) install --quiet -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	@echo 'installing requirements-dev.txt (a minute or two)'
+	@$(PIP) install --quiet -r requirements-dev.txt
+	@touch $@
+
+# The package is installed in place: a change of its code needs no new installation.
+$(VENV)/.package: pyproject.toml neurotrale/__init__.py $(VENV)/.runtime
+	@echo 'installing neurotrale in place'
+	@$(PIP) install --quiet --no-deps --editable .
+	@touch $@
+
+.cache/real-data/.complete: tests/fetch_real_data.py | $(VENV)/.made
+	@$(BIN)/python tests/fetch_real_data.py
+	@touch $@
