@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,13 @@ import falcon
 from falcon import Request, Response
 from falcon.routing import CompiledRouter
 
+from neurotrale.annotations.change import FileChanges
+from neurotrale.annotations.content import Contents
+from neurotrale.annotations.filesystems import LockSetting
+from neurotrale.annotations.guard import GuardMode
 from neurotrale.annotations.locks import Locks
+from neurotrale.annotations.past import Past
+from neurotrale.annotations.places import Places
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.chunks.store import Chunks
 from neurotrale.files import Files
@@ -20,10 +27,19 @@ from neurotrale.resources.annotations import AnnotationResource
 from neurotrale.resources.api import DocumentResource, HealthResource
 from neurotrale.resources.chunks import ChunkResource, TiffResource
 from neurotrale.resources.files import FileResource
+from neurotrale.resources.history import (
+    CorrectionsResource,
+    HeldResource,
+    HistoryResource,
+    RestoreResource,
+    RevisionResource,
+)
 from neurotrale.resources.listing import DirectoryResource, IndexResource
 from neurotrale.router import App, OrderedRouter
 from neurotrale.routes import add_routes
 from neurotrale.tree import Tree
+
+log = logging.getLogger(__name__)
 
 EXPOSED_HEADERS = ("ETag", "Content-Range", "Content-Encoding", "Content-Length", "Accept-Ranges")
 
@@ -38,7 +54,9 @@ class AppSettings:
         follow_symlinks: Serve what symbolic links point to outside the root, too.
         cors_origins: Pages of these origins may call the service; ``("*",)`` means all.
         max_body_bytes: The largest body of a PUT or PATCH.
+        lock: The kind of lock that keeps writers apart.
         lock_timeout_s: How long a writer waits for its turn.
+        guard: Which PUTs that remove several annotations are merged.
     """
 
     root: Path
@@ -46,7 +64,9 @@ class AppSettings:
     follow_symlinks: bool = False
     cors_origins: tuple[str, ...] = ("*",)
     max_body_bytes: int = 2**30
+    lock: LockSetting = "auto"
     lock_timeout_s: float = 10.0
+    guard: GuardMode = "browser"
 
 
 class CommonHeaders:
@@ -72,13 +92,17 @@ def create_app(settings: AppSettings) -> App:
     """Make the WSGI application.
 
     Raises:
-        StartError: The data root is not usable.
+        StartError: The data root is not usable, or no lock is known to exclude other writers there.
     """
     tree = Tree(settings.root, follow_symlinks=settings.follow_symlinks)
     tree.check()
     files = Files(tree)
     chunks = Chunks(files)
-    store = AnnotationStore(tree, Locks(settings.lock_timeout_s), read_only=settings.read_only)
+    places = Places(tree)
+    contents = Contents()
+    changes = None if settings.read_only else FileChanges(_locks(settings, tree), contents)
+    store = AnnotationStore(places, contents, changes)
+    past = Past(contents, changes)
     router = OrderedRouter()
     any_origin = settings.cors_origins == ("*",)
     cors: falcon.CORSMiddleware[Any, Any] = falcon.CORSMiddleware(
@@ -94,7 +118,12 @@ def create_app(settings: AppSettings) -> App:
         app,
         health=HealthResource(tree, read_only=settings.read_only),
         document=DocumentResource(lambda: openapi_document(app, router)),
-        annotations=AnnotationResource(store, settings.max_body_bytes),
+        annotations=AnnotationResource(store, settings.max_body_bytes, settings.guard),
+        history=HistoryResource(places, past),
+        revision=RevisionResource(places, past),
+        restore=RestoreResource(places, past),
+        held=HeldResource(places, past),
+        corrections=CorrectionsResource(places),
         chunks=ChunkResource(chunks),
         tiffs=TiffResource(chunks),
         index=IndexResource(tree),
@@ -102,3 +131,10 @@ def create_app(settings: AppSettings) -> App:
         files=FileResource(files),
     )
     return app
+
+
+def _locks(settings: AppSettings, tree: Tree) -> Locks:
+    locks = Locks(settings.lock, settings.lock_timeout_s)
+    for sentence in locks.check(tree.root):
+        log.info("locks on %s", sentence)
+    return locks

@@ -4,43 +4,65 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
-TEMPORARY_PREFIX = ".tmp-"
+
+def temporary_of(path: Path) -> Path:
+    """Name the temporary sibling of a file; there is one writer at a time, so one name."""
+    return path.with_name(f".{path.name}.tmp")
 
 
-def replace_file(path: Path, content: bytes) -> None:
+def replace_file(
+    path: Path,
+    pieces: Iterable[bytes | memoryview],
+    before_rename: Callable[[], None] = lambda: None,
+) -> os.stat_result:
     """Write a temporary sibling, make it durable, and rename it over the file.
 
-    The mode and, as far as permitted, the group of an existing file are kept; a new file follows
-    the directory and the umask.
+    The mode and, as far as permitted, owner and group of an existing file are kept; a new file
+    follows the directory and the umask. Only one process at a time may write a file; what a
+    process that died left behind is overwritten.
 
     Args:
         path: The file to replace or create.
-        content: All of its new content.
+        pieces: All of its new content.
+        before_rename: Called when the new content is on disk and not yet visible; an error that
+            it raises leaves the file as it was.
+
+    Returns:
+        What stat says of the new file.
 
     Raises:
         OSError: Nothing was changed.
     """
-    temporary = path.with_name(
-        f"{TEMPORARY_PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{path.name}"
-    )
+    temporary = temporary_of(path)
+    with suppress(FileNotFoundError):
+        temporary.unlink()
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            _keep_owner(path, file.fileno())
+        with temporary.open("xb", buffering=0) as file:
+            _write_all(file.fileno(), pieces)
+            keep_owner(path, file.fileno())
+            # The clock of the kernel ticks in milliseconds; with nanoseconds two versions differ.
+            now = time.time_ns()
+            os.utime(file.fileno(), ns=(now, now))
             os.fsync(file.fileno())
+            status = os.fstat(file.fileno())
+        before_rename()
         temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise
     fsync_directory(path.parent)
+    return status
 
 
-def _keep_owner(path: Path, descriptor: int) -> None:
+def keep_owner(path: Path, descriptor: int) -> None:
+    """Give an open file the mode and, as far as permitted, owner and group of another one."""
     try:
         old = path.stat()
     except FileNotFoundError:
@@ -56,6 +78,36 @@ def _keep_owner(path: Path, descriptor: int) -> None:
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 
+def append(path: Path, line: bytes, like: Path) -> None:
+    """Append bytes to a file and make them durable; on failure the file is as it was.
+
+    Args:
+        path: The file; created when absent, with the mode and group of ``like``.
+        line: What to append.
+        like: A file whose mode and group a new file gets.
+
+    Raises:
+        OSError: Nothing was appended.
+    """
+    existed = path.exists()
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            if not existed:
+                keep_owner(like, descriptor)
+            _write_all(descriptor, [line])
+            os.fsync(descriptor)
+        except BaseException:
+            with suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)
+    if not existed:
+        fsync_directory(path.parent)
+
+
 def fsync_directory(directory: Path) -> None:
     """Make a rename in this directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -66,3 +118,10 @@ def fsync_directory(directory: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def _write_all(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:
+    for piece in pieces:
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(descriptor, view) :]

@@ -41,6 +41,10 @@ class ConflictError(ValueError):
     """What is on disk does not allow this change, for example an id that stands there twice."""
 
 
+class ChangedError(ValueError):
+    """The file is no longer the version that the client's If-Match names, or exists already."""
+
+
 class TooLargeError(ValueError):
     """The body or the file is larger than the limit that the administrator set."""
 

@@ -48,6 +48,7 @@ def openapi_document(app: App, router: OrderedRouter) -> Json:
         tags=[
             {"name": "Image chunks"},
             {"name": "Annotations"},
+            {"name": "History"},
             {"name": "Files"},
             {"name": "Service"},
         ],
@@ -95,11 +96,42 @@ def _add_schemas(spec: APISpec) -> None:
     )
     spec.components.schema("Annotation", _annotation_schema())
     text = {"type": "array", "items": {"type": "string"}}
+    spec.components.schema("History", _history_schema(text))
     for name, key in (("Stored", "filename"), ("Changed", "id")):
-        properties = {key: {"type": "string"}, "warnings": text}
+        properties = {key: {"type": "string"}, "warnings": text, "kept": {"type": "integer"}}
         spec.components.schema(
             name, {"type": "object", "required": [key], "properties": properties}
         )
+
+
+def _history_schema(text: Json) -> Json:
+    change: Json = {
+        "revision": {"type": "integer", "minimum": 1},
+        "at": {"type": "string", "description": "ISO 8601, UTC."},
+        "by": {"type": "string"},
+        "from": {"type": "string", "description": "Address of the client."},
+        "operation": {
+            "type": "string",
+            "enum": ["put", "patch", "delete", "restore", "confirm", "outside"],
+        },
+        "applied": {"type": "boolean"},
+        "added": text,
+        "changed": text,
+        "removed": text,
+        "kept": {"type": "integer", "description": "Removals that this change held back."},
+        "held": text,
+        "restored": {"type": "integer"},
+    }
+    changes = {"type": "array", "items": {"type": "object", "properties": change}}
+    return {
+        "type": "object",
+        "required": ["filename", "changes"],
+        "properties": {
+            "filename": {"type": "string"},
+            "changes": changes,
+            "next": {"type": "integer", "description": "`before` of the next page."},
+        },
+    }
 
 
 def _annotation_schema() -> Json:
@@ -168,14 +200,28 @@ def _add_parameters(spec: APISpec) -> None:
     }
     spec.components.parameter("Id", "query", {**id_, "required": True})
     spec.components.parameter("OptionalId", "query", {**id_, "required": False})
+    revision: Json = {"name": "revision", "schema": {"type": "integer", "minimum": 0}}
+    spec.components.parameter("Revision", "path", {**revision, "required": True})
+    spec.components.parameter("OptionalRevision", "query", revision)
+    queries: dict[str, tuple[str, Json]] = {
+        "since": ("At or after this time (ISO 8601).", {"type": "string"}),
+        "until": ("Before this time (ISO 8601).", {"type": "string"}),
+        "by": ("By this name.", {"type": "string"}),
+        "before": ("Changes with a smaller number.", {"type": "integer", "minimum": 0}),
+        "limit": ("Changes a page.", {"type": "integer", "minimum": 1, "maximum": 10000}),
+        "removed": ("All that was removed.", {"type": "boolean"}),
+    }
+    for name, (description, schema) in queries.items():
+        parameter = {"name": name, "description": description, "schema": schema}
+        spec.components.parameter(name.capitalize(), "query", parameter)
     for key, name, example in (
         ("Range", "Range", "bytes=0-1023"),
         ("IfNoneMatch", "If-None-Match", '"18a1-80000-2f"'),
+        ("PutIfNoneMatch", "If-None-Match", "*"),
+        ("IfMatch", "If-Match", '"9f2c41d07be3aa55"'),
     ):
-        schema: Json = {"type": "string"}
-        spec.components.parameter(
-            key, "header", {"name": name, "schema": schema, "example": example}
-        )
+        header = {"name": name, "schema": {"type": "string"}, "example": example}
+        spec.components.parameter(key, "header", header)
 
 
 _HEADERS: dict[str, Json] = {
@@ -218,6 +264,7 @@ _RESPONSES: dict[str, Json] = {
     "NotFound": _error("There is nothing under this name."),
     "NotAcceptable": _error("Stored only in a coding that the client does not accept."),
     "Conflict": _error("What is on disk does not allow this change."),
+    "PreconditionFailed": _error("The file is not the version that If-Match names, or exists."),
     "TooLarge": _error("The body is larger than the service takes."),
     "NameTooLong": _error("A name is longer than file systems take."),
     "RangeNotSatisfiable": _error("The range begins behind the end.", Content_Range=_TEXT),

@@ -21,6 +21,7 @@ TABLE: dict[type[Exception], tuple[str, str]] = {
     errors.MissingError: (falcon.HTTP_404, "Not found"),
     errors.NotAcceptableError: (falcon.HTTP_406, "Not acceptable"),
     errors.ConflictError: (falcon.HTTP_409, "Conflict"),
+    errors.ChangedError: (falcon.HTTP_412, "Changed in the meantime"),
     errors.TooLargeError: (falcon.HTTP_413, "Too large"),
     errors.NameTooLongError: (falcon.HTTP_414, "Name too long"),
     errors.RuleBrokenError: (falcon.HTTP_422, "Not a valid annotation"),

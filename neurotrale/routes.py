@@ -15,6 +15,13 @@ from neurotrale.resources.api import (
 )
 from neurotrale.resources.chunks import ChunkResource, TiffResource
 from neurotrale.resources.files import FileResource
+from neurotrale.resources.history import (
+    CorrectionsResource,
+    HeldResource,
+    HistoryResource,
+    RestoreResource,
+    RevisionResource,
+)
 from neurotrale.resources.listing import DirectoryResource, IndexResource
 from neurotrale.router import App
 
@@ -24,6 +31,8 @@ _SCALE = r"[0-9.]+_[0-9.]+_[0-9.]+"
 # A chunk is named after its box in any directory; below a directory named like a resolution
 # every name without an extension is one.
 CHUNK = rf"(?:(?P<directory>/.+)/(?P<stem>{_BOX})|(?P<scale>(?:/.+)?/{_SCALE})/(?P<leaf>[^/.]+))"
+
+ANNOTATION = "(?P<dataset>(?:/.+)?)/annotations/(?P<block>[^/]+)/(?P<leaf>[^/]+[.]json)"
 
 
 def _chunk(groups: Mapping[str, str]) -> dict[str, object]:
@@ -42,6 +51,14 @@ def _annotation(groups: Mapping[str, str]) -> dict[str, object]:
     return {"name": AnnotationName(dataset, BlockName.parse(groups["block"]), leaf)}
 
 
+def _revision(groups: Mapping[str, str]) -> dict[str, object]:
+    return {**_annotation(groups), "revision": int(groups["revision"])}
+
+
+def _dataset(groups: Mapping[str, str]) -> dict[str, object]:
+    return {"dataset": split_path(groups["dataset"])}
+
+
 def _directory(groups: Mapping[str, str]) -> dict[str, object]:
     return {"directory": split_path(groups["directory"])}
 
@@ -56,6 +73,11 @@ def add_routes(
     health: HealthResource,
     document: DocumentResource,
     annotations: AnnotationResource,
+    history: HistoryResource,
+    revision: RevisionResource,
+    restore: RestoreResource,
+    held: HeldResource,
+    corrections: CorrectionsResource,
     chunks: ChunkResource,
     tiffs: TiffResource,
     index: IndexResource,
@@ -72,11 +94,21 @@ def add_routes(
     add("/api/{asset}", AssetResource(), pattern="/api/(?P<asset>.+)", values=dict)
     add("/", index, pattern="/")
     add("/index.html", index_html, pattern="/index[.]html")
+    template = "/{dataset}/annotations/{block}/{leaf}.json"
+    add(template, annotations, pattern=ANNOTATION, values=_annotation)
+    for last, resource in (("history", history), ("restore", restore), ("held", held)):
+        add(f"{template}/{last}", resource, pattern=f"{ANNOTATION}/{last}", values=_annotation)
     add(
-        "/{dataset}/annotations/{block}/{leaf}.json",
-        annotations,
-        pattern="(?P<dataset>(?:/.+)?)/annotations/(?P<block>[^/]+)/(?P<leaf>[^/]+[.]json)",
-        values=_annotation,
+        f"{template}/history/{{revision}}",
+        revision,
+        pattern=f"{ANNOTATION}/history/(?P<revision>[0-9]{{1,15}})",
+        values=_revision,
+    )
+    add(
+        "/{dataset}/annotations/corrections",
+        corrections,
+        pattern="(?P<dataset>(?:/.+)?)/annotations/corrections",
+        values=_dataset,
     )
     add(
         "/{dataset}/{scale}/{chunk}.tiff",

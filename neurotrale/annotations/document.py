@@ -6,18 +6,21 @@ the order of keys, unknown keys, the spelling of numbers.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from neurotrale.annotations.check import check_annotation, check_annotations
-from neurotrale.errors import BadInputError, ConflictError, RuleBrokenError
+from neurotrale.errors import ConflictError
 
 _split = msgspec.json.Decoder(list[msgspec.Raw])
-_decode = msgspec.json.Decoder()
+_string = msgspec.json.Decoder(str)
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_SPACE = b" \t\r\n"
+SPACE = b" \t\r\n"
+
+Offsets = NDArray[np.int64]
 
 
 class _HasId(msgspec.Struct, gc=False):
@@ -25,15 +28,6 @@ class _HasId(msgspec.Struct, gc=False):
 
 
 _id_of = msgspec.json.Decoder(_HasId)
-_string = msgspec.json.Decoder(str)
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Where an annotation stands in its file: bytes ``start`` to ``stop``."""
-
-    start: int
-    stop: int
 
 
 class NotAnArrayError(ValueError):
@@ -41,16 +35,32 @@ class NotAnArrayError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """The content of an annotation file with the place of every annotation in it."""
+class Hunk:
+    """One place of a change: at byte ``at`` of the old content, ``old`` became ``new``."""
 
-    content: bytes
-    spans: tuple[Span, ...]
-    ids: dict[str, tuple[int, ...]]
-    """Annotation id -> indices of the annotations that bear it; more than one is a mistake."""
+    at: int
+    old: bytes
+    new: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Where every annotation of a file stands, without the file's content.
+
+    Attributes:
+        starts: First byte of each annotation, in the file's order.
+        stops: The byte behind each annotation.
+        ids: Annotation id -> its place in the order (the first one, if it stands there twice).
+        repeated: Ids that stand in the file more than once, with all their places.
+    """
+
+    starts: Offsets
+    stops: Offsets
+    ids: dict[str, int]
+    repeated: dict[str, list[int]]
 
     @classmethod
-    def parse(cls, content: bytes) -> Document:
+    def of(cls, content: bytes) -> Index:
         """Find every annotation in a file.
 
         Raises:
@@ -64,141 +74,168 @@ class Document:
             raise NotAnArrayError(
                 f"expected a JSON array of annotations, found a mistake: {error}"
             ) from error
-        spans = _spans(content, items)
-        ids: dict[str, tuple[int, ...]] = {}
-        for index, item in enumerate(items):
-            id_ = _id(item)
-            if id_ is not None:
-                ids[id_] = (*ids.get(id_, ()), index)
-        return cls(content, spans, ids)
+        ids: dict[str, int] = {}
+        repeated: dict[str, list[int]] = {}
+        for place, item in enumerate(items):
+            id_ = id_of(item)
+            if id_ is not None and ids.setdefault(id_, place) != place:
+                repeated.setdefault(id_, [ids[id_]]).append(place)
+        starts, stops = _places(content, items)
+        return cls(starts, stops, ids, repeated)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def span(self, place: int) -> tuple[int, int]:
+        """Give the first byte of an annotation and the byte behind it."""
+        return int(self.starts[place]), int(self.stops[place])
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """The content of an annotation file with its index."""
+
+    content: bytes
+    index: Index
+
+    @classmethod
+    def parse(cls, content: bytes) -> Document:
+        """Index a file's content.
+
+        Raises:
+            NotAnArrayError: The content is no JSON array.
+        """
+        return cls(content, Index.of(content))
 
     def find(self, id_: str) -> bytes | None:
         """Give the bytes of an annotation (the first one of this id), or None."""
-        if id_ not in self.ids:
-            return None
-        span = self.spans[self.ids[id_][0]]
-        return self.content[span.start : span.stop]
+        place = self.index.ids.get(id_)
+        return None if place is None else self.at(place)
 
-    def with_annotation(self, id_: str, annotation: bytes) -> bytes:
-        """Give the content with an annotation replaced, or added at the end.
+    def at(self, place: int) -> bytes:
+        """Give the bytes of the annotation at a place in the order."""
+        start, stop = self.index.span(place)
+        return self.content[start:stop]
+
+    def items(self) -> Iterator[bytes]:
+        """Give the bytes of every annotation in order."""
+        return map(self.at, range(len(self.index)))
+
+    def upsert(self, id_: str, annotation: bytes) -> tuple[Hunk, Index]:
+        """Replace an annotation, or add it at the end.
+
+        Returns:
+            The change, and the index of the content after it.
 
         Raises:
             ConflictError: The id stands in the file more than once.
         """
         self._check_single(id_)
-        if id_ in self.ids:
-            span = self.spans[self.ids[id_][0]]
-            return b"".join((self.content[: span.start], annotation, self.content[span.stop :]))
-        if not self.spans:
+        index = self.index
+        place = index.ids.get(id_)
+        if place is None:
+            return self._append(id_, annotation)
+        start, stop = index.span(place)
+        grown = len(annotation) - (stop - start)
+        after = Index(
+            _shifted(index.starts, place + 1, grown),
+            _shifted(index.stops, place, grown),
+            index.ids,
+            index.repeated,
+        )
+        return Hunk(start, self.content[start:stop], annotation), after
+
+    def remove(self, id_: str) -> tuple[Hunk, Index]:
+        """Take out an annotation that is in the file.
+
+        Returns:
+            The change, and the index of the content after it.
+
+        Raises:
+            ConflictError: The id stands in the file more than once.
+        """
+        self._check_single(id_)
+        index = self.index
+        place = index.ids[id_]
+        start, stop = index.span(place)
+        if place > 0:  # with the comma before it
+            start = int(index.stops[place - 1])
+        elif len(index) > 1:  # with the comma behind it
+            stop = int(index.starts[1])
+        starts, stops = np.delete(index.starts, place), np.delete(index.stops, place)
+        ids = {key: at - (at > place) for key, at in index.ids.items() if key != id_}
+        repeated = {key: [at - (at > place) for at in ats] for key, ats in index.repeated.items()}
+        after = Index(
+            _shifted(starts, place, start - stop),
+            _shifted(stops, place, start - stop),
+            ids,
+            repeated,
+        )
+        return Hunk(start, self.content[start:stop], b""), after
+
+    def appended(self, annotations: Sequence[bytes]) -> Hunk:
+        """Add several annotations at the end, each in the file's own spacing."""
+        gap = self._gap()
+        if not len(self.index):
             at = self.content.index(b"[") + 1
-            return b"".join((self.content[:at], annotation, self.content[at:].lstrip(_SPACE)))
-        at = self.spans[-1].stop
-        return b"".join((self.content[:at], b",", self._gap(), annotation, self.content[at:]))
+            return Hunk(at, b"", (b"," + gap).join(annotations))
+        at = int(self.index.stops[-1])
+        return Hunk(at, b"", b"".join(b"," + gap + annotation for annotation in annotations))
 
-    def without_annotation(self, id_: str) -> bytes:
-        """Give the content without an annotation that is in it.
-
-        Raises:
-            ConflictError: The id stands in the file more than once.
-        """
-        self._check_single(id_)
-        index = self.ids[id_][0]
-        span = self.spans[index]
-        if index > 0:  # with the comma before it
-            start, stop = self.spans[index - 1].stop, span.stop
-        elif len(self.spans) > 1:  # with the comma behind it
-            start, stop = span.start, self.spans[1].start
-        else:
-            start, stop = span.start, span.stop
-        return self.content[:start] + self.content[stop:]
+    def _append(self, id_: str, annotation: bytes) -> tuple[Hunk, Index]:
+        hunk = self.appended([annotation])
+        index = self.index
+        start = hunk.at + len(hunk.new) - len(annotation)
+        after = Index(
+            np.append(index.starts, start),
+            np.append(index.stops, start + len(annotation)),
+            {**index.ids, id_: len(index)},
+            index.repeated,
+        )
+        return hunk, after
 
     def _gap(self) -> bytes:
-        """The white space that this file has before an annotation."""
-        stop = self.spans[-1].start
-        start = stop
-        while self.content[start - 1] in _SPACE:
+        """The white space that this file has before its last annotation."""
+        if not len(self.index):
+            return b""
+        stop = start = int(self.index.starts[-1])
+        while self.content[start - 1] in SPACE:
             start -= 1
         return self.content[start:stop]
 
     def _check_single(self, id_: str) -> None:
-        indices = self.ids.get(id_, ())
-        if len(indices) > 1:
-            places = ", ".join(f"[{index}]" for index in indices)
+        places = self.index.repeated.get(id_)
+        if places is not None:
+            where = ", ".join(f"[{place}]" for place in places)
             raise ConflictError(
-                f"The id {id_!r} stands in the file {len(indices)} times, at {places}: which one"
-                " is meant is unclear. Write the whole file with PUT, each id once."
+                f"The id {id_!r} stands in the file {len(places)} times, at {where}: which one is"
+                " meant is unclear. Write the whole file with PUT, each id once."
             )
 
 
-def _spans(content: bytes, items: list[msgspec.Raw]) -> tuple[Span, ...]:
-    spans = []
-    at = content.index(b"[") + 1
-    for item in items:
-        while content[at] in b" \t\r\n,":
-            at += 1
-        spans.append(Span(at, at + len(memoryview(item))))
-        at = spans[-1].stop
-    return tuple(spans)
-
-
-def _id(item: msgspec.Raw) -> str | None:
+def id_of(annotation: bytes | msgspec.Raw) -> str | None:
+    """Read the id of an annotation; None when it has no string as id."""
     try:
-        return _string.decode(_id_of.decode(item).id)
+        return _string.decode(_id_of.decode(annotation).id)
     except _MALFORMED:
         return None
 
 
-def checked_array(body: bytes) -> list[str]:
-    """Check the body of a PUT.
-
-    Returns:
-        Warnings: what was kept although viewers may not understand it.
-
-    Raises:
-        BadInputError: It is not UTF-8 JSON.
-        RuleBrokenError: It breaks a rule of `neurotrale.annotations.check`.
-    """
-    report = check_annotations(_json(body))
-    if report.problems:
-        raise RuleBrokenError(report.problems)
-    return report.warnings
+def _places(content: bytes, items: list[msgspec.Raw]) -> tuple[Offsets, Offsets]:
+    starts = np.empty(len(items), np.int64)
+    stops = np.empty(len(items), np.int64)
+    between = SPACE + b","
+    at = content.index(b"[") + 1
+    for place, item in enumerate(items):
+        while content[at] in between:
+            at += 1
+        starts[place] = at
+        at += len(memoryview(item))
+        stops[place] = at
+    return starts, stops
 
 
-def checked_annotation(body: bytes, id_: str) -> tuple[bytes, list[str]]:
-    """Check the body of a PATCH and fill in its id when it has none.
-
-    Returns:
-        The annotation's bytes, as sent but for the id; and warnings.
-
-    Raises:
-        BadInputError: It is not UTF-8 JSON, or has another id than the one asked for.
-        RuleBrokenError: It breaks a rule of `neurotrale.annotations.check`.
-    """
-    annotation = _json(body)
-    content = body.strip(_SPACE)
-    if isinstance(annotation, dict):
-        if "id" not in annotation:
-            comma = b"," if annotation else b""
-            content = b'{"id":' + json.dumps(id_).encode() + comma + content[1:]
-            annotation["id"] = id_
-        elif isinstance(annotation["id"], str) and annotation["id"] not in ("", id_):
-            raise BadInputError(
-                f"The annotation's id {annotation['id']!r} is not the id in the URL, {id_!r}."
-                " Send the same one, or leave it out of the body."
-            )
-    report = check_annotation(annotation)
-    if report.problems:
-        raise RuleBrokenError(report.problems)
-    return content, report.warnings
-
-
-def _json(body: bytes) -> object:
-    if not body.strip():
-        raise BadInputError("The body is empty; expected JSON.")
-    try:
-        body.decode()  # keys and strings that are skipped while splitting are not checked there
-        return _decode.decode(body)
-    except msgspec.ValidationError as error:
-        raise RuleBrokenError([str(error)]) from error
-    except _MALFORMED as error:
-        raise BadInputError(f"The body is not valid JSON in UTF-8: {error}") from error
+def _shifted(offsets: Offsets, first: int, by: int) -> Offsets:
+    shifted = offsets.copy()
+    shifted[first:] += by
+    return shifted

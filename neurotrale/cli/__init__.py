@@ -6,6 +6,8 @@ import click
 
 import neurotrale
 from neurotrale.cli.demo import demo
+from neurotrale.cli.locks import locks
+from neurotrale.cli.past import corrections, held, history, restore
 from neurotrale.cli.serve import serve
 
 
@@ -15,5 +17,5 @@ def main() -> None:
     """Serve brain microscopy and its annotations straight from the file system."""
 
 
-main.add_command(serve)
-main.add_command(demo)
+for command in (serve, demo, history, restore, held, corrections, locks):
+    main.add_command(command)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import falcon
 from falcon import Request, Response
 
-from neurotrale.annotations.store import AnnotationStore, Content, Written
+from neurotrale.annotations.guard import GuardMode
+from neurotrale.annotations.store import AnnotationStore, Read, Written
 from neurotrale.errors import BadInputError, TooLargeError
 from neurotrale.names import AnnotationName
 from neurotrale.resources.sending import Version, send_bytes
+from neurotrale.resources.wishes import wish_of
 
 JSON = "application/json"
 
@@ -19,11 +21,13 @@ class AnnotationResource:
     Args:
         store: Where annotations are kept.
         max_body_bytes: The largest body that is taken.
+        guard: Which PUTs that remove several annotations are merged.
     """
 
-    def __init__(self, store: AnnotationStore, max_body_bytes: int) -> None:
+    def __init__(self, store: AnnotationStore, max_body_bytes: int, guard: GuardMode) -> None:
         self.store = store
         self.max_body_bytes = max_body_bytes
+        self.guard: GuardMode = guard
 
     def on_get(self, req: Request, resp: Response, name: AnnotationName) -> None:
         """Send an annotation file, or one annotation of it.
@@ -64,9 +68,11 @@ class AnnotationResource:
             Writes the file, and creates it and its block's directory when the data set exists. The
             body is UTF-8 JSON, whatever its Content-Type says. A coordinate may be null (that is
             how the viewer writes what is not a number); it is kept and named in `warnings`.
-            Whatever is refused leaves the file exactly as it was.
+            Whatever is refused leaves the file exactly as it was. A viewer's PUT (it has an Origin
+            and is text/plain) that would remove several annotations, or empty the file, is merged:
+            the removals are held back, and `kept` counts them.
         tags: [Annotations]
-        parameters: [Dataset, Block, Leaf]
+        parameters: [Dataset, Block, Leaf, IfMatch, PutIfNoneMatch]
         requestBody:
             required: true
             content:
@@ -78,6 +84,7 @@ class AnnotationResource:
             400: BadRequest
             403: Forbidden
             404: NotFound
+            412: PreconditionFailed
             413: TooLarge
             414: NameTooLong
             422: RuleBroken
@@ -85,8 +92,8 @@ class AnnotationResource:
             503: Busy
             507: DiskFull
         """
-        written = self.store.put(name, self._body(req))
-        _report(resp, written, {"filename": written.filename})
+        written = self.store.put(name, self._body(req), wish_of(req, self.guard))
+        report(resp, written, {"filename": written.filename})
 
     def on_patch(self, req: Request, resp: Response, name: AnnotationName) -> None:
         """Replace one annotation, or add it.
@@ -96,7 +103,7 @@ class AnnotationResource:
             The body is the annotation; its `id` must be the one of the query, or absent. Every
             other annotation of the file stays as it is, byte for byte.
         tags: [Annotations]
-        parameters: [Dataset, Block, Leaf, Id]
+        parameters: [Dataset, Block, Leaf, Id, IfMatch]
         requestBody:
             required: true
             content:
@@ -109,6 +116,7 @@ class AnnotationResource:
             403: Forbidden
             404: NotFound
             409: Conflict
+            412: PreconditionFailed
             413: TooLarge
             414: NameTooLong
             422: RuleBroken
@@ -117,8 +125,8 @@ class AnnotationResource:
             507: DiskFull
         """
         id_ = _required_id(req, "PATCH")
-        written = self.store.patch(name, id_, self._body(req))
-        _report(resp, written, {"id": id_})
+        written = self.store.patch(name, id_, self._body(req), wish_of(req))
+        report(resp, written, {"id": id_})
 
     def on_delete(self, req: Request, resp: Response, name: AnnotationName) -> None:
         """Remove one annotation.
@@ -126,20 +134,21 @@ class AnnotationResource:
         summary: Remove one annotation
         description: A file is never deleted; PUT an empty array to empty it.
         tags: [Annotations]
-        parameters: [Dataset, Block, Leaf, Id]
+        parameters: [Dataset, Block, Leaf, Id, IfMatch]
         responses:
             200: Changed
             400: BadRequest
             403: Forbidden
             404: NotFound
             409: Conflict
+            412: PreconditionFailed
             414: NameTooLong
             500: Damaged
             503: Busy
             507: DiskFull
         """
         id_ = _required_id(req, "DELETE")
-        _report(resp, self.store.delete(name, id_), {"id": id_})
+        report(resp, self.store.delete(name, id_, wish_of(req)), {"id": id_})
 
     def _body(self, req: Request) -> bytes:
         # Not req.media: browsers send text/plain, and JSON is JSON whatever it is called.
@@ -170,11 +179,14 @@ def _required_id(req: Request, method: str) -> str:
     return id_
 
 
-def _send(req: Request, resp: Response, content: Content) -> None:
+def _send(req: Request, resp: Response, content: Read) -> None:
     send_bytes(req, resp, content.body, Version(content.etag, content.mtime_s, JSON))
 
 
-def _report(resp: Response, written: Written, answer: dict[str, object]) -> None:
+def report(resp: Response, written: Written, answer: dict[str, object]) -> None:
+    """Answer a write: what was written, what to know about it, its new ETag."""
+    if written.kept:
+        answer["kept"] = written.kept
     if written.warnings:
         answer["warnings"] = list(written.warnings)
     resp.media = answer

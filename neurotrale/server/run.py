@@ -102,7 +102,7 @@ def _ready(path: Path | None, started: Started, announce: Callable[[Started], No
             "node": socket.gethostname(),
             "pid": os.getpid(),
         }
-        replace_file(path, json.dumps(facts).encode() + b"\n")
+        replace_file(path, [json.dumps(facts).encode() + b"\n"])
     announce(started)
 
 

@@ -1,0 +1,131 @@
+"""``neurotrale locks``: which lock keeps writers apart here, and whether it really does."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import filelock
+
+from neurotrale.annotations.filesystems import LockKind, choose, file_systems_below, mounts
+from neurotrale.annotations.locks import make_lock
+from neurotrale.annotations.probe import Result, take
+from neurotrale.cli.failing import failing_clearly
+from neurotrale.errors import MissingError
+
+TIMES = 100
+TIMEOUT_S = 60.0
+
+
+@click.command()
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False, exists=True))
+@click.option(
+    "--lock",
+    envvar="NEUROTRALE_LOCK",
+    type=click.Choice(("auto", "flock", "strict", "none")),
+    default="auto",
+    show_default=True,
+    show_envvar=True,
+    help="The kind to look at; auto chooses by file system.",
+)
+@click.option("--break", "break_claim", metavar="CLAIM", help="Remove the claim of a dead writer.")
+@click.option("--rank", type=click.IntRange(0), envvar="SLURM_PROCID", hidden=True)
+@click.option("--takers", type=click.IntRange(1), envvar="SLURM_STEP_NUM_TASKS", hidden=True)
+@click.option("--probe", "probe_name", hidden=True)
+@failing_clearly
+def locks(
+    directory: Path,
+    lock: str,
+    break_claim: str | None,
+    rank: int | None,
+    takers: int | None,
+    probe_name: str | None,
+) -> None:
+    """Tell the file system of DIRECTORY, the lock chosen there and why, and try it.
+
+    Two processes take the lock in turn. Under 'srun -N2 neurotrale locks DIRECTORY' two nodes do,
+    and each tells what it saw. Claims of strict locks are listed; the claim of a writer that
+    crashed blocks its file until it is removed with --break CLAIM, once you are sure that the
+    writer is gone.
+    """
+    if break_claim is not None:
+        _break(directory, break_claim)
+        return
+    kind: LockKind | None = None
+    for system in file_systems_below(directory, mounts()):
+        choice = choose(lock, system)  # type: ignore[arg-type]
+        kind = choice.kind if kind is None else kind
+        if not rank:
+            click.echo(f"{system.mounted_at}: {system.kind}")
+            click.echo(f"  lock: {choice.kind or 'none is safe'}, {choice.reason}")
+    if kind is None or kind == "none":
+        click.echo("nothing to try: no lock is used")
+        sys.exit(0 if kind == "none" else 1)
+    together = False
+    if takers is not None and takers > 1 and rank is not None:
+        together = True
+        name = probe_name or f"{os.environ.get('SLURM_JOB_ID')}-{os.environ.get('SLURM_STEP_ID')}"
+        result = take(directory / f".probe-{name}", kind, rank, takers, TIMES, TIMEOUT_S)
+    else:
+        result = _two_processes(directory, kind)
+    _tell(result, kind, who=socket.gethostname() if together else "")
+    if not rank:
+        _list_claims(directory)
+    sys.exit(0 if result.excludes else 1)
+
+
+def _two_processes(directory: Path, kind: LockKind) -> Result:
+    name = secrets.token_hex(4)
+    command = [sys.executable, "-m", "neurotrale", "locks", str(directory), "--lock", kind]
+    command += ["--takers", "2", "--rank", "1", "--probe", name]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as other:
+        try:
+            return take(directory / f".probe-{name}", kind, 0, 2, TIMES, TIMEOUT_S)
+        except BaseException:
+            other.kill()
+            raise
+
+
+def _tell(result: Result, kind: LockKind, who: str) -> None:
+    prefix = f"{who}: " if who else ""
+    for number, one in enumerate(result.seen):
+        click.echo(
+            f"{prefix}taker {number} on {one.node} held the lock {one.taken} times,"
+            f" met another inside {one.met} times"
+        )
+    total = sum(one.taken for one in result.seen)
+    verdict = "excludes" if result.excludes else "does NOT exclude: do not write from several nodes"
+    click.echo(f"{prefix}counted {result.counted} of {total}: {kind} {verdict}")
+
+
+def _strict_locks(directory: Path) -> list[tuple[Path, filelock.StrictSoftFileLock]]:
+    found = []
+    for place in sorted(directory.rglob(".*.lock.filelock")):
+        file = place.with_name(place.name[1 : -len(".lock.filelock")])
+        lock = make_lock("strict", file)
+        assert isinstance(lock, filelock.StrictSoftFileLock)
+        found.append((file, lock))
+    return found
+
+
+def _list_claims(directory: Path) -> None:
+    for file, lock in _strict_locks(directory):
+        for claim in lock.claims:
+            click.echo(
+                f"claim {claim.name}: {claim.state} by process {claim.pid} on {claim.hostname},"
+                f" for {file}"
+            )
+
+
+def _break(directory: Path, name: str) -> None:
+    for file, lock in _strict_locks(directory):
+        if any(claim.name == name for claim in lock.claims):
+            lock.force_break(name)
+            click.echo(f"removed claim {name} of {file}")
+            return
+    raise MissingError(f"There is no claim {name!r} below {directory}.")

@@ -1,0 +1,42 @@
+"""Who writes, and on what condition: from a request's headers."""
+
+from __future__ import annotations
+
+import re
+
+from falcon import Request
+
+from neurotrale.annotations.change import Author
+from neurotrale.annotations.guard import GuardMode
+from neurotrale.annotations.wishes import Condition, Wish
+
+_TAG = re.compile(r'"([^"]*)"')
+
+
+def wish_of(req: Request, guard: GuardMode = "off") -> Wish:
+    """Read who sends a request, and what it demands of the file before.
+
+    Args:
+        req: A request that writes.
+        guard: Which whole-file writes are guarded against removing several annotations.
+    """
+    condition = _condition(req)
+    address = req.remote_addr or ""
+    name = getattr(req.context, "token_name", "") or address
+    guarded = not condition.match and (guard == "all" or (guard == "browser" and _is_viewer(req)))
+    return Wish(Author(name, address), condition, guarded)
+
+
+def _condition(req: Request) -> Condition:
+    match = (req.get_header("If-Match") or "").strip()
+    # Weak tags never match in If-Match (RFC 9110, 13.1.1); one that matches nothing stands for all.
+    tags = ("*",) if match == "*" else tuple(_TAG.findall(re.sub(r'W/"[^"]*"', "", match)))
+    if match and not tags:
+        tags = ("",)
+    return Condition(tags, (req.get_header("If-None-Match") or "").strip() == "*")
+
+
+def _is_viewer(req: Request) -> bool:
+    """Tell the viewer's own saves: it has an origin and calls its JSON plain text."""
+    content_type = (req.content_type or "").lower()
+    return req.get_header("Origin") is not None and content_type.startswith("text/plain")
