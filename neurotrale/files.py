@@ -105,31 +105,28 @@ class Files:
 
     def find_exact(self, parts: Parts) -> Found | FoundDirectory | None:
         """Look for a file of just this name."""
-        return self._find(parts, self.tree.path(parts), "")
+        return self._find(parts, parts, "")
 
     def find_twin(self, parts: Parts) -> Found | None:
         """Look for ``name.gz`` and ``name.br``."""
         if not parts:
             return None
         for suffix, coding in _TWINS:
-            path = self.tree.path((*parts[:-1], parts[-1] + suffix))
-            found = self._find(parts, path, coding)
+            found = self._find(parts, (*parts[:-1], parts[-1] + suffix), coding)
             if isinstance(found, Found):
                 return found
         return None
 
-    def _find(self, parts: Parts, path: Path, coding: str) -> Found | FoundDirectory | None:
-        name = "/".join(parts)
+    def _find(self, parts: Parts, stored: Parts, coding: str) -> Found | FoundDirectory | None:
         try:
-            with reading(name):
-                status = path.stat()
+            path, status = self.tree.status(stored)
         except MissingError:
             return None
         if stat.S_ISDIR(status.st_mode):
             return FoundDirectory()
         if not stat.S_ISREG(status.st_mode):  # pipes and devices are never opened
             return None
-        return Found(name, path, Stamp.of(status), coding)
+        return Found("/".join(parts), path, Stamp.of(status), coding)
 
     def open(self, found: Found) -> BinaryIO:
         """Open a found file; the caller closes it."""

@@ -17,6 +17,7 @@ NAME_MAX_BYTES = 255
 PATH_MAX_BYTES = 4096 - 256  # PATH_MAX less room for the data root
 
 _INT = r"(-?\d{1,18})"
+_FORBIDDEN = re.compile(r"\A\.|[/\\\x00-\x1f\x7f]")
 _CHUNK = re.compile("_".join([f"{_INT}-{_INT}"] * 3), re.ASCII)
 _BLOCK = re.compile(f"x{_INT}y{_INT}z{_INT}", re.ASCII)
 
@@ -49,7 +50,7 @@ def check_name(name: str) -> None:
         MissingError: The name is ``.`` or ``..``, starts with a dot, or has a forbidden character.
         NameTooLongError: The name has more than 255 bytes.
     """
-    if name.startswith(".") or any(c in "/\\" or ord(c) < 32 or c == "\x7f" for c in name):
+    if _FORBIDDEN.search(name):
         raise MissingError(f"There is nothing to see under the name {name[:80]!r}.")
     try:
         size = len(name.encode())

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from neurotrale.names import Parts, check_name
 log = logging.getLogger(__name__)
 
 DATASET_SEARCH_DEPTH = 4
+REMEMBERED_S = 1.0
+REMEMBERED_DIRECTORIES = 10_000
 DATASET_SEARCH_DIRECTORIES = 10_000
 
 
@@ -40,6 +44,7 @@ class Tree:
     def __init__(self, root: Path, *, follow_symlinks: bool = False) -> None:
         self.root = Path(os.path.realpath(root))
         self.follow_symlinks = follow_symlinks
+        self._inside_until: dict[Path, float] = {}
 
     def check(self) -> None:
         """Say at start-up what would otherwise be a stream of errors later.
@@ -68,6 +73,39 @@ class Tree:
                 next(entries, None)
         except OSError as error:
             raise BusyError(f"The data root cannot be read: {error.strerror}.", 5) from error
+
+    def status(self, parts: Parts) -> tuple[Path, os.stat_result]:
+        """Look at what a name stands for, behind links that stay inside the root.
+
+        Raises:
+            MissingError: There is nothing, or a symbolic link on the way leaves the root.
+            ReadOnlyError, BusyError, NameTooLongError: It cannot be looked at.
+        """
+        what = "/".join(parts)
+        for part in parts:
+            check_name(part)
+        path = self.root.joinpath(*parts)
+        with reading(what):
+            status = os.lstat(path)
+            if stat.S_ISLNK(status.st_mode) or not self._known_inside(path.parent):
+                path = self.path(parts)
+                status = os.stat(path)
+        return path, status
+
+    def _known_inside(self, directory: Path) -> bool:
+        """Tell whether a directory was found inside the root within the last second.
+
+        Looking at every link above every chunk is most of the work of finding it.
+        """
+        now = time.monotonic()
+        if self._inside_until.get(directory, 0.0) > now:
+            return True
+        if not self._inside(directory):
+            return False
+        if len(self._inside_until) >= REMEMBERED_DIRECTORIES:
+            self._inside_until.clear()
+        self._inside_until[directory] = now + REMEMBERED_S
+        return True
 
     def path(self, parts: Parts) -> Path:
         """Join checked names below the root, and make sure that no link leads out of it.

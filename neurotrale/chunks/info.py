@@ -5,6 +5,7 @@ Source of the format: Neuroglancer, "Precomputed volume format" (multi-resolutio
 
 from __future__ import annotations
 
+import stat
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
@@ -94,17 +95,17 @@ class Infos:
         return None
 
     def _read(self, parts: Parts) -> Info | None:
-        path = self.tree.path(parts)
         name = "/".join(parts)
         try:
+            path, status = self.tree.status(parts)
+            stamp = Stamp.of(status)
+            with self._lock:
+                kept = self._kept.get(path)
+            if kept is not None and kept[0] == stamp:
+                return kept[1]
+            if not stat.S_ISREG(status.st_mode):
+                return None
             with reading(name):
-                stamp = Stamp.of(path.stat())
-                with self._lock:
-                    kept = self._kept.get(path)
-                if kept is not None and kept[0] == stamp:
-                    return kept[1]
-                if not path.is_file():
-                    return None
                 content = path.read_bytes()
         except MissingError:
             return None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 
-from neurotrale.chunks.decode import decode_chunk
 from neurotrale.chunks.info import Infos
 from neurotrale.chunks.layout import Expected
+from neurotrale.chunks.read import ChunkReader, Voxels
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.files import Files, Found, FoundDirectory
 from neurotrale.names import ChunkPath
@@ -27,6 +28,7 @@ class Chunks:
     def __init__(self, files: Files) -> None:
         self.files = files
         self.infos = Infos(files.tree)
+        self.reader = ChunkReader()
 
     def find(self, chunk: ChunkPath) -> Found | FoundDirectory | TiffChunk:
         """Look for the raw file of this name, then its TIFF, then its compressed twins.
@@ -53,13 +55,18 @@ class Chunks:
                 return TiffChunk(found)
         return None
 
-    def decode(self, chunk: ChunkPath, tiff: TiffChunk) -> bytes:
-        """Decode a chunk to raw bytes, checked against its name and the data set's `info`.
+    def read(self, chunk: ChunkPath, tiff: TiffChunk, codings: Set[str]) -> Voxels:
+        """Read a chunk's voxels, checked against its name and the data set's `info`.
+
+        Args:
+            chunk: The chunk's name.
+            tiff: The file that holds it.
+            codings: Content codings that the client takes.
 
         Raises:
             DamagedError: It is not what its name and the `info` promise, or cannot be decoded.
         """
-        return decode_chunk(tiff.found.path, tiff.found.name, self.expected(chunk, tiff))
+        return self.reader.read(tiff.found, self.expected(chunk, tiff), codings)
 
     def expected(self, chunk: ChunkPath, tiff: TiffChunk) -> Expected:
         """Gather what a chunk must be; a data set without `info` promises only the name's box."""

@@ -8,10 +8,13 @@ from neurotrale.chunks.store import Chunks, TiffChunk
 from neurotrale.files import FoundDirectory
 from neurotrale.names import ChunkPath
 from neurotrale.resources.listing import redirect_to_directory
-from neurotrale.resources.negotiation import is_current, prefers_decoded
+from neurotrale.resources.negotiation import is_current, may_encode, prefers_decoded
 from neurotrale.resources.sending import Version, send_bytes, send_found
 
 RAW = "application/octet-stream"
+VARY = "Accept, Accept-Encoding"
+# Codings that a chunk may be stored in and passed through.
+CODINGS = ("zstd", "gzip")
 
 
 class ChunkResource:
@@ -110,8 +113,21 @@ class TiffResource:
 def send_decoded(
     req: Request, resp: Response, chunks: Chunks, chunk: ChunkPath, tiff: TiffChunk
 ) -> None:
-    """Decode and send a chunk, unless the client has this version already."""
-    stamp = tiff.found.stamp
-    version = Version(f"{stamp.etag}-raw", stamp.mtime_ns / 1e9, RAW, "Accept")
-    current = is_current(req, version.etag, version.mtime_s)
-    send_bytes(req, resp, b"" if current else chunks.decode(chunk, tiff), version)
+    """Send a chunk's voxels, unless the client has this version already.
+
+    They go out in the coding that they are stored in, where the client takes it.
+    """
+    base = f"{tiff.found.stamp.etag}-raw"
+    mtime_s = tiff.found.stamp.mtime_ns / 1e9
+    copies = [base, *(f"{base}-{coding}" for coding in CODINGS)]
+    current = next((etag for etag in copies if is_current(req, etag, mtime_s)), None)
+    if current is not None:
+        send_bytes(req, resp, b"", Version(current, mtime_s, RAW, VARY))
+        return
+    codings = frozenset(coding for coding in CODINGS if may_encode(req, coding))
+    voxels = chunks.read(chunk, tiff, codings)
+    etag = f"{voxels.stamp.etag}-raw"
+    if voxels.coding:
+        etag += f"-{voxels.coding}"
+        resp.set_header("Content-Encoding", voxels.coding)
+    send_bytes(req, resp, voxels.body, Version(etag, voxels.stamp.mtime_ns / 1e9, RAW, VARY))

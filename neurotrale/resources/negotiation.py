@@ -84,6 +84,11 @@ def accepts_coding(req: Request, coding: str) -> bool:
     return weights.get(coding, weights.get("*", 0.0)) > 0
 
 
+def may_encode(req: Request, coding: str) -> bool:
+    """Tell whether this answer may be sent in a content coding."""
+    return not wants_identity(req) and accepts_coding(req, coding)
+
+
 def prefers_decoded(req: Request) -> bool:
     """Tell whether Accept names ``application/octet-stream`` and not TIFF."""
     accept = (req.get_header("Accept") or "").lower()

@@ -12,10 +12,9 @@ from neurotrale.files import Files, Found
 from neurotrale.resources.negotiation import (
     ByteRange,
     Unsatisfiable,
-    accepts_coding,
     byte_range,
     is_current,
-    wants_identity,
+    may_encode,
 )
 
 # Ask again each time, and take 304 for an answer: edits and new chunks are seen at once.
@@ -53,7 +52,7 @@ def send_found(req: Request, resp: Response, files: Files, found: Found) -> None
     mtime_s = stamp.mtime_ns / 1e9
     if not found.coding:
         _send_file(req, resp, files, found, Version(stamp.etag, mtime_s, found.media_type))
-    elif accepts_coding(req, found.coding) and not wants_identity(req):
+    elif may_encode(req, found.coding):
         etag = f"{stamp.etag}-{found.coding}"
         version = Version(etag, mtime_s, found.media_type, "Accept-Encoding")
         resp.set_header("Content-Encoding", found.coding)
