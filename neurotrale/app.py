@@ -25,7 +25,8 @@ from neurotrale.openapi import openapi_document
 from neurotrale.problems import add_error_handlers
 from neurotrale.resources.annotations import AnnotationResource
 from neurotrale.resources.api import DocumentResource, HealthResource
-from neurotrale.resources.chunks import ChunkResource, TiffResource
+from neurotrale.resources.chunks import ChunkResource, Sources, TiffResource
+from neurotrale.resources.coding import Coder, CompressMode
 from neurotrale.resources.files import FileResource
 from neurotrale.resources.history import (
     CorrectionsResource,
@@ -57,6 +58,8 @@ class AppSettings:
         lock: The kind of lock that keeps writers apart.
         lock_timeout_s: How long a writer waits for its turn.
         guard: Which PUTs that remove several annotations are merged.
+        compress: What is compressed on the way to clients that take it.
+        chunk_cache_s: How long browsers may use their copy of a chunk without asking.
     """
 
     root: Path
@@ -67,6 +70,8 @@ class AppSettings:
     lock: LockSetting = "auto"
     lock_timeout_s: float = 10.0
     guard: GuardMode = "browser"
+    compress: CompressMode = "auto"
+    chunk_cache_s: int = 0
 
 
 class CommonHeaders:
@@ -97,7 +102,8 @@ def create_app(settings: AppSettings) -> App:
     tree = Tree(settings.root, follow_symlinks=settings.follow_symlinks)
     tree.check()
     files = Files(tree)
-    chunks = Chunks(files)
+    coder = Coder(settings.compress)
+    sources = Sources(Chunks(files), coder, _cache_control(settings.chunk_cache_s))
     places = Places(tree)
     contents = Contents()
     changes = None if settings.read_only else FileChanges(_locks(settings, tree), contents)
@@ -118,19 +124,24 @@ def create_app(settings: AppSettings) -> App:
         app,
         health=HealthResource(tree, read_only=settings.read_only),
         document=DocumentResource(lambda: openapi_document(app, router)),
-        annotations=AnnotationResource(store, settings.max_body_bytes, settings.guard),
+        annotations=AnnotationResource(store, settings.max_body_bytes, settings.guard, coder),
         history=HistoryResource(places, past),
         revision=RevisionResource(places, past),
         restore=RestoreResource(places, past),
         held=HeldResource(places, past),
         corrections=CorrectionsResource(places),
-        chunks=ChunkResource(chunks),
-        tiffs=TiffResource(chunks),
+        chunks=ChunkResource(sources),
+        tiffs=TiffResource(sources),
         index=IndexResource(tree),
         directories=DirectoryResource(tree),
         files=FileResource(files),
     )
     return app
+
+
+def _cache_control(seconds: int) -> str:
+    # private: what a token may see is not for a shared cache
+    return f"private, max-age={seconds}" if seconds else "no-cache"
 
 
 def _locks(settings: AppSettings, tree: Tree) -> Locks:

@@ -44,6 +44,8 @@ class Info(msgspec.Struct, frozen=True):
     data_type: DataType
     num_channels: int
     scales: list[Scale]
+    type: str = "image"
+    """``image`` or ``segmentation``."""
 
     def scale(self, key: str) -> Scale | None:
         """Find a scale by its key, the directory of its chunks; None when there is none."""

@@ -23,6 +23,8 @@ class Expected:
     dtype: str | None = None
     """A numpy name of the data type, such as ``uint16``."""
     channels: int | None = None
+    labels: bool = False
+    """Whether voxels are labels of a segmentation."""
 
     def __str__(self) -> str:
         what = []

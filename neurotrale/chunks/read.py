@@ -45,11 +45,13 @@ class Voxels:
         body: What is sent.
         coding: How it is coded: "", ``gzip`` or ``zstd``.
         stamp: The version of the file that they were read from.
+        labels: Whether they are labels of a segmentation.
     """
 
     body: bytes
     coding: str
     stamp: Stamp
+    labels: bool = False
 
 
 class ChunkReader:
@@ -76,12 +78,14 @@ class ChunkReader:
             data = file.readall() if stamp.size <= WHOLE_FILE_BYTES else b""
         segments = self._segments(found.path, stamp, data)
         if segments is None or not _fits(segments, expected):
-            return Voxels(decode_chunk(found.path, found.name, expected), "", stamp)
+            return Voxels(
+                decode_chunk(found.path, found.name, expected), "", stamp, expected.labels
+            )
         if len(segments.spans) == 1 and not segments.big_endian:
             passed = self._passed(found, stamp, segments, data, codings)
             if passed is not None:
                 return passed
-        return Voxels(bytes(_unpacked(found.name, segments, data)), "", stamp)
+        return Voxels(bytes(_unpacked(found.name, segments, data)), "", stamp, expected.labels)
 
     def _segments(self, path: Path, stamp: Stamp, data: bytes) -> Segments | None:
         with self._lock:

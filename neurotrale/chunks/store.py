@@ -82,4 +82,6 @@ class Chunks:
                 f"expected a chunk with the encoding {scale.encoding!r} that 'info' states, found"
                 " a TIFF, which is served as 'raw': change the encoding in 'info' to 'raw'",
             )
-        return Expected(shape_vx, info.data_type, info.num_channels)
+        return Expected(
+            shape_vx, info.data_type, info.num_channels, labels=info.type == "segmentation"
+        )

@@ -83,6 +83,14 @@ SERVICE_OPTIONS = (
             default="browser",
             help="Whose saves may not remove several annotations at once: those of browser pages, "
             "all, or nobody's."),
+    _option("--compress", env="NEUROTRALE_COMPRESS",
+            type=click.Choice(("auto", "none", "gzip", "zstd")), default="auto",
+            help="What to compress for clients that take it: with auto label volumes and "
+            "annotations, which shrink many times over, not images, whose noise does not. Chunks "
+            "that are stored compressed are passed on as they are in any case."),
+    _option("--chunk-cache", env="NEUROTRALE_CHUNK_CACHE", type=click.IntRange(0, 31_536_000),
+            default=0, help="Seconds that browsers may use their copy of a chunk without asking "
+            "whether it is current; 0 makes them ask, which costs a short 304."),
     _option("--drain-timeout", env="NEUROTRALE_DRAIN_TIMEOUT", type=click.FloatRange(0.0, 3600.0),
             default=30.0, help="Seconds that requests in flight get after the signal to stop."),
     _option("--ready-file", env="NEUROTRALE_READY_FILE",
@@ -117,6 +125,8 @@ def start(root: Path, options: dict[str, Any]) -> None:
             lock=options["lock"],
             lock_timeout_s=options["lock_timeout"],
             guard=options["guard"],
+            compress=options["compress"],
+            chunk_cache_s=options["chunk_cache"],
         ),
         host=options["host"],
         port=options["port"],

@@ -6,10 +6,11 @@ import falcon
 from falcon import Request, Response
 
 from neurotrale.annotations.guard import GuardMode
-from neurotrale.annotations.store import AnnotationStore, Read, Written
+from neurotrale.annotations.store import AnnotationStore, Written
 from neurotrale.errors import BadInputError, TooLargeError
 from neurotrale.names import AnnotationName
-from neurotrale.resources.sending import Version, send_bytes
+from neurotrale.resources.coding import Coder
+from neurotrale.resources.sending import Version, answered_from_copy, send_bytes
 from neurotrale.resources.wishes import wish_of
 
 JSON = "application/json"
@@ -22,10 +23,14 @@ class AnnotationResource:
         store: Where annotations are kept.
         max_body_bytes: The largest body that is taken.
         guard: Which PUTs that remove several annotations are merged.
+        coder: Compresses what is sent.
     """
 
-    def __init__(self, store: AnnotationStore, max_body_bytes: int, guard: GuardMode) -> None:
+    def __init__(
+        self, store: AnnotationStore, max_body_bytes: int, guard: GuardMode, coder: Coder
+    ) -> None:
         self.store = store
+        self.coder = coder
         self.max_body_bytes = max_body_bytes
         self.guard: GuardMode = guard
 
@@ -58,7 +63,10 @@ class AnnotationResource:
         """
         id_ = _id(req)
         content = self.store.read(name) if id_ is None else self.store.read_one(name, id_)
-        _send(req, resp, content)
+        version = Version(content.etag, content.mtime_s, JSON, "Accept-Encoding")
+        if not answered_from_copy(req, resp, version):
+            body, coding = self.coder.code(req, content.body, "text")
+            send_bytes(req, resp, body, version, coding)
 
     def on_put(self, req: Request, resp: Response, name: AnnotationName) -> None:
         """Replace an annotation file, or create it.
@@ -177,10 +185,6 @@ def _required_id(req: Request, method: str) -> str:
             + (" (a file is never deleted)." if method == "DELETE" else ".")
         )
     return id_
-
-
-def _send(req: Request, resp: Response, content: Read) -> None:
-    send_bytes(req, resp, content.body, Version(content.etag, content.mtime_s, JSON))
 
 
 def report(resp: Response, written: Written, answer: dict[str, object]) -> None:

@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from falcon import Request, Response
 
 from neurotrale.chunks.store import Chunks, TiffChunk
-from neurotrale.files import FoundDirectory
+from neurotrale.files import FoundDirectory, Stamp
 from neurotrale.names import ChunkPath
+from neurotrale.resources.coding import CODINGS, Coder
 from neurotrale.resources.listing import redirect_to_directory
-from neurotrale.resources.negotiation import is_current, may_encode, prefers_decoded
-from neurotrale.resources.sending import Version, send_bytes, send_found
+from neurotrale.resources.negotiation import may_encode, prefers_decoded
+from neurotrale.resources.sending import Version, answered_from_copy, send_bytes, send_found
 
 RAW = "application/octet-stream"
 VARY = "Accept, Accept-Encoding"
-# Codings that a chunk may be stored in and passed through.
-CODINGS = ("zstd", "gzip")
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the resources for chunks share.
+
+    Attributes:
+        chunks: Where chunks are found.
+        coder: Compresses decoded ones.
+        cache_control: How long a browser may use its copy of one.
+    """
+
+    chunks: Chunks
+    coder: Coder
+    cache_control: str
+
+    def version(self, stamp: Stamp) -> Version:
+        """Name a version of a decoded chunk."""
+        mtime_s = stamp.mtime_ns / 1e9
+        return Version(f"{stamp.etag}-raw", mtime_s, RAW, VARY, self.cache_control)
 
 
 class ChunkResource:
     """``/{dataset}/{scale}/{chunk}``.
 
     Args:
-        chunks: Where chunks are found.
+        sources: Where chunks come from.
     """
 
-    def __init__(self, chunks: Chunks) -> None:
-        self.chunks = chunks
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self.chunks = sources.chunks
 
     def on_get(self, req: Request, resp: Response, chunk: ChunkPath) -> None:
         """Send a chunk's raw voxels.
@@ -56,7 +78,7 @@ class ChunkResource:
         """
         found = self.chunks.find(chunk)
         if isinstance(found, TiffChunk):
-            send_decoded(req, resp, self.chunks, chunk, found)
+            send_decoded(req, resp, self.sources, chunk, found)
         elif isinstance(found, FoundDirectory):
             redirect_to_directory(req, resp)
         else:
@@ -67,11 +89,12 @@ class TiffResource:
     """``/{dataset}/{scale}/{chunk}.tiff``.
 
     Args:
-        chunks: Where chunks are found.
+        sources: Where chunks come from.
     """
 
-    def __init__(self, chunks: Chunks) -> None:
-        self.chunks = chunks
+    def __init__(self, sources: Sources) -> None:
+        self.sources = sources
+        self.chunks = sources.chunks
 
     def on_get(self, req: Request, resp: Response, chunk: ChunkPath, suffix: str) -> None:
         """Send a chunk's TIFF file, or its voxels if only those are wanted.
@@ -104,30 +127,24 @@ class TiffResource:
         if isinstance(found, FoundDirectory):
             redirect_to_directory(req, resp)
         elif prefers_decoded(req) and not found.coding:
-            send_decoded(req, resp, self.chunks, chunk, TiffChunk(found))
+            send_decoded(req, resp, self.sources, chunk, TiffChunk(found))
         else:
             resp.append_header("Vary", "Accept")
             send_found(req, resp, self.chunks.files, found)
 
 
 def send_decoded(
-    req: Request, resp: Response, chunks: Chunks, chunk: ChunkPath, tiff: TiffChunk
+    req: Request, resp: Response, sources: Sources, chunk: ChunkPath, tiff: TiffChunk
 ) -> None:
     """Send a chunk's voxels, unless the client has this version already.
 
     They go out in the coding that they are stored in, where the client takes it.
     """
-    base = f"{tiff.found.stamp.etag}-raw"
-    mtime_s = tiff.found.stamp.mtime_ns / 1e9
-    copies = [base, *(f"{base}-{coding}" for coding in CODINGS)]
-    current = next((etag for etag in copies if is_current(req, etag, mtime_s)), None)
-    if current is not None:
-        send_bytes(req, resp, b"", Version(current, mtime_s, RAW, VARY))
+    if answered_from_copy(req, resp, sources.version(tiff.found.stamp)):
         return
     codings = frozenset(coding for coding in CODINGS if may_encode(req, coding))
-    voxels = chunks.read(chunk, tiff, codings)
-    etag = f"{voxels.stamp.etag}-raw"
-    if voxels.coding:
-        etag += f"-{voxels.coding}"
-        resp.set_header("Content-Encoding", voxels.coding)
-    send_bytes(req, resp, voxels.body, Version(etag, voxels.stamp.mtime_ns / 1e9, RAW, VARY))
+    voxels = sources.chunks.read(chunk, tiff, codings)
+    body, coding = voxels.body, voxels.coding
+    if not coding:
+        body, coding = sources.coder.code(req, body, "labels" if voxels.labels else "image")
+    send_bytes(req, resp, body, sources.version(voxels.stamp), coding)

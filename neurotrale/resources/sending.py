@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import falcon
 from falcon import Request, Response
 
 from neurotrale.files import Files, Found
+from neurotrale.resources.coding import CODINGS
 from neurotrale.resources.negotiation import (
     ByteRange,
     Unsatisfiable,
@@ -23,17 +24,53 @@ REVALIDATE = "no-cache"
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What names one version of a body in headers."""
+    """What names one version of a body in headers.
+
+    Attributes:
+        etag: Of the body without any coding.
+        mtime_s: Time of change in seconds since the epoch.
+        media_type: Of the body without any coding.
+        vary: Request headers that the answer depends on.
+        cache_control: How long a copy may be used.
+    """
 
     etag: str
     mtime_s: float
     media_type: str
     vary: str = ""
+    cache_control: str = REVALIDATE
+
+    def coded(self, coding: str) -> Version:
+        """Name the same version in a content coding; its bytes differ, so its tag does."""
+        return replace(self, etag=f"{self.etag}-{coding}") if coding else self
 
 
-def send_bytes(req: Request, resp: Response, body: bytes, version: Version) -> None:
-    """Send bytes that are in memory, whole or in part, or 304."""
-    if _answered(req, resp, version):
+def answered_from_copy(req: Request, resp: Response, version: Version) -> bool:
+    """Answer 304 if the client has this version, in any coding; tell whether that is so."""
+    for coding in ("", *CODINGS):
+        copy = version.coded(coding)
+        if is_current(req, copy.etag, copy.mtime_s):
+            return _answered(req, resp, copy)
+    return False
+
+
+def send_bytes(
+    req: Request, resp: Response, body: bytes, version: Version, coding: str = ""
+) -> None:
+    """Send bytes that are in memory, whole or in part, or 304.
+
+    Args:
+        req: The request.
+        resp: The response.
+        body: What to send, coded already if it is.
+        version: Its version, not coded.
+        coding: How the body is coded.
+    """
+    if _answered(req, resp, version.coded(coding)):
+        return
+    if coding:
+        resp.set_header("Content-Encoding", coding)
+        resp.data = body
         return
     part = byte_range(req, len(body), version.etag, version.mtime_s)
     resp.set_header("Accept-Ranges", "bytes")
@@ -90,7 +127,7 @@ def _answered(req: Request, resp: Response, version: Version) -> bool:
     resp.content_type = version.media_type
     resp.set_header("ETag", f'"{version.etag}"')
     resp.last_modified = datetime.fromtimestamp(int(version.mtime_s), UTC)
-    resp.cache_control = [REVALIDATE]
+    resp.set_header("Cache-Control", version.cache_control)
     if version.vary:
         resp.append_header("Vary", version.vary)
     if version.media_type.startswith(("text/html", "image/svg")):

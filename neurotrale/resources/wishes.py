@@ -9,7 +9,10 @@ from falcon import Request
 from neurotrale.annotations.change import Author
 from neurotrale.annotations.guard import GuardMode
 from neurotrale.annotations.wishes import Condition, Wish
+from neurotrale.resources.coding import CODINGS
 
+# The tag of a compressed copy names the same content.
+_CODED = re.compile(f"-(?:{'|'.join(CODINGS)})$")
 _TAG = re.compile(r'"([^"]*)"')
 
 
@@ -33,6 +36,7 @@ def _condition(req: Request) -> Condition:
     tags = ("*",) if match == "*" else tuple(_TAG.findall(re.sub(r'W/"[^"]*"', "", match)))
     if match and not tags:
         tags = ("",)
+    tags = tuple(_CODED.sub("", tag) for tag in tags)
     return Condition(tags, (req.get_header("If-None-Match") or "").strip() == "*")
 
 
