@@ -6,6 +6,7 @@ Command line, environment, ``--help`` and the README's table all come from this 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -50,6 +51,12 @@ def _origins(context: click.Context, parameter: click.Parameter, value: str) -> 
     return origins
 
 
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # it is neither below nor above the ends of a range
+        raise click.BadParameter("not a number of seconds.")
+    return value
+
+
 def _option(*names: str, env: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*names, envvar=env, show_envvar=True, show_default=True, **attributes)
 
@@ -66,6 +73,8 @@ SERVICE_OPTIONS = (
             help="Requests that each worker answers at once."),
     _option("--connections", env="NEUROTRALE_CONNECTIONS", type=click.IntRange(1, 100_000),
             default=500, help="Connections that each worker keeps open."),
+    _option("--queue", env="NEUROTRALE_QUEUE", type=click.IntRange(1, 100_000), default=64,
+            help="Requests that may wait in each worker; further ones get 503 and try again."),
     _option("--read-only", env="NEUROTRALE_READ_ONLY", is_flag=True, default=False,
             help="Refuse every change."),
     _option("--follow-symlinks", env="NEUROTRALE_FOLLOW_SYMLINKS", is_flag=True, default=False,
@@ -75,7 +84,7 @@ SERVICE_OPTIONS = (
     _option("--max-body-mb", env="NEUROTRALE_MAX_BODY_MB", type=click.IntRange(1, 1_000_000),
             default=1024, help="Largest annotation file that is taken, in MiB."),
     _option("--lock-timeout", env="NEUROTRALE_LOCK_TIMEOUT", type=click.FloatRange(0.0, 600.0),
-            default=10.0, help="Seconds that a writer waits for its turn."),
+            callback=_number, default=10.0, help="Seconds that a writer waits for its turn."),
     _option("--lock", env="NEUROTRALE_LOCK",
             type=click.Choice(("auto", "flock", "strict", "none")), default="auto",
             help="How writers are kept apart; auto chooses by file system (see 'locks')."),
@@ -92,7 +101,8 @@ SERVICE_OPTIONS = (
             default=0, help="Seconds that browsers may use their copy of a chunk without asking "
             "whether it is current; 0 makes them ask, which costs a short 304."),
     _option("--drain-timeout", env="NEUROTRALE_DRAIN_TIMEOUT", type=click.FloatRange(0.0, 3600.0),
-            default=30.0, help="Seconds that requests in flight get after the signal to stop."),
+            callback=_number, default=30.0,
+            help="Seconds that requests in flight get after the signal to stop."),
     _option("--ready-file", env="NEUROTRALE_READY_FILE",
             type=click.Path(dir_okay=False, path_type=Path), default=None,
             help="JSON file with the URL, written once the service answers, removed at its end."),
@@ -134,6 +144,7 @@ def start(root: Path, options: dict[str, Any]) -> None:
         limits=Limits(
             threads=options["threads"],
             connections=options["connections"],
+            queue=options["queue"],
             body_bytes=body_bytes,
             drain_s=options["drain_timeout"],
         ),

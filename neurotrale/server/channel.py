@@ -1,52 +1,46 @@
-"""waitress with two additions: an access log line for every request, and errors as JSON."""
+"""waitress, with what this service needs besides.
+
+A line in the access log for every request; errors as JSON; bodies that are not copied; an answer
+at once, 503, when more is asked than can be done.
+"""
 
 from __future__ import annotations
 
-import logging
-import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
-from urllib.parse import quote
 
-from waitress.buffers import OverflowableBuffer
+from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
-from waitress.task import ErrorTask, WSGITask
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.utilities import Error
 
 from neurotrale.problems import problem
+from neurotrale.server.access import log_task
+from neurotrale.server.buffers import BytesBuffer, FileBuffer
 
-access_log = logging.getLogger("neurotrale.access")
-
-# Shown in the log of queries; anything else, a token above all, is not.
-LOGGED_PARAMETER = "id"
 UNCOPIED_BYTES = 2**15
-SLOW_SEND_CHUNK = 2**18
+FILE_READERS = 4
+RETRY_AFTER_S = "1"
 
 
-def _log(task: Any) -> None:
-    """Write one line: client, method, path, status, bytes, milliseconds."""
-    request = task.request
-    milliseconds = (time.time() - task.start_time) * 1000
-    size = task.content_length if task.content_length is not None else task.content_bytes_written
-    # Percent-encoded again, so that no name can forge a line of the log.
-    path = quote(request.path or "-", safe="/:@!$&'()*+,;=~-._")
-    access_log.info(
-        "%s %s %s%s %s %s %.1f ms",
-        task.channel.addr[0] if task.channel.addr else "-",
-        request.command or "-",
-        path,
-        _logged_query(request.query or ""),
-        task.status.partition(" ")[0],
-        size if task.has_body and request.command != "HEAD" else 0,
-        milliseconds,
-    )
+class Overloaded(Error):  # type: ignore[misc]  # noqa: N818 - waitress's errors are no exceptions
+    """More requests wait than the service takes."""
 
-
-def _logged_query(query: str) -> str:
-    kept = [item for item in query.split("&") if item.startswith(f"{LOGGED_PARAMETER}=")]
-    return quote(f"?{'&'.join(kept)}", safe="?&=%") if kept else ""
+    code = 503
+    reason = "Service Unavailable"
 
 
 class LoggedTask(WSGITask):  # type: ignore[misc]
     """Answers a request through the application and logs it."""
+
+    def build_response_header(self) -> bytes:
+        """Ask the client to close the connection when this worker stops: it answers no more."""
+        if not self.channel.server.accepting:
+            self.set_close_on_finish()
+        header: bytes = super().build_response_header()
+        return header
 
     def service(self) -> None:
         """Answer, then log; a client that went away is no error."""
@@ -54,7 +48,7 @@ class LoggedTask(WSGITask):  # type: ignore[misc]
             super().service()
         finally:
             if self.channel.connected:
-                _log(self)
+                log_task(self)
 
 
 class JsonErrorTask(ErrorTask):  # type: ignore[misc]
@@ -69,8 +63,12 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
             ("Content-Type", "application/json"),
             ("Cache-Control", "no-store"),
             ("Access-Control-Allow-Origin", "*"),
+            ("X-Content-Type-Options", "nosniff"),
         ]
-        self.set_close_on_finish()
+        if isinstance(error, Overloaded):
+            self.response_headers.append(("Retry-After", RETRY_AFTER_S))
+        else:
+            self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
 
@@ -79,33 +77,50 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
         try:
             super().service()
         finally:
-            _log(self)
+            log_task(self)
 
 
-class BytesBuffer:
-    """Bytes on their way out, sent from where they are.
+class Parser(HTTPRequestParser):  # type: ignore[misc]
+    """Parses requests; a URL that cannot be split is a bad request like any other."""
 
-    waitress copies every body into a buffer of its own, through a temporary file when it is
-    large; a chunk of half a megabyte needs neither. Follows the interface of its buffers.
+    def received(self, data: bytes) -> int:
+        """Take in data; a request that is refused is not asked for its body."""
+        consumed: int = super().received(data)
+        if self.error is not None:
+            self.expect_continue = False
+        return consumed
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parse the request line and the headers."""
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:  # of urlsplit, for example on http://[
+            raise ParsingError("Bad URI") from error
+
+
+class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
+    """Hands requests to threads; those that would wait too long get 503 at once.
+
+    Args:
+        queue: How many requests may wait for a thread.
     """
 
-    def __init__(self, body: bytes | memoryview) -> None:
-        self._left = memoryview(body)
+    def __init__(self, queue: int) -> None:
+        super().__init__()
+        self._most_waiting = queue
+        # Errors are only written, which takes no time; one thread of their own does it.
+        self._errors = ThreadPoolExecutor(1, "errors")
 
-    def __len__(self) -> int:
-        return len(self._left)
-
-    def get(self, size: int = -1, skip: bool = False) -> memoryview:
-        """Give the next bytes."""
-        return self._left if size < 0 else self._left[:size]
-
-    def skip(self, size: int, allow_prune: bool = False) -> None:
-        """Let go of bytes that were sent."""
-        self._left = self._left[size:]
-
-    def close(self) -> None:
-        """Let go of all."""
-        self._left = memoryview(b"")
+    def add_task(self, task: Any) -> None:
+        """Take a channel whose next request is complete."""
+        if len(self.queue) >= self._most_waiting and task.requests[0].error is None:
+            task.requests[0].error = Overloaded(
+                "More is asked of this service than it can do right now. Ask again in a moment."
+            )
+        if task.requests[0].error is not None:
+            self._errors.submit(task.service)
+        else:
+            super().add_task(task)
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
@@ -113,20 +128,39 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     task_class = LoggedTask
     error_task_class = JsonErrorTask
+    parser_class = Parser
+    readers = ThreadPoolExecutor(FILE_READERS, "file-reader")
+
+    def writable(self) -> bool:
+        """Tell whether there is something to send; not while its file is still being read."""
+        if getattr(self.outbufs[0], "waiting", False) and not self.will_close:
+            return False
+        return bool(super().writable())
+
+    def _wake(self) -> None:
+        with suppress(OSError):  # the worker may have stopped in the meantime
+            self.server.pull_trigger()
 
     def write_soon(self, data: Any) -> int:
         """Send data, or keep it to be sent; large bodies are not copied for that."""
-        if not isinstance(data, (bytes, memoryview)) or len(data) < UNCOPIED_BYTES:
+        buffer: BytesBuffer | FileBuffer
+        if isinstance(data, ReadOnlyFileBasedBuffer):
+            buffer = FileBuffer(data.file, data.remain, self.readers, self._wake)
+        elif isinstance(data, (bytes, memoryview)) and len(data) >= UNCOPIED_BYTES:
+            buffer = BytesBuffer(data)
+        else:
             written: int = super().write_soon(data)
             return written
         with self.outbuf_lock:
             self._flush_outbufs_below_high_watermark()
             if not self.connected:
+                buffer.close()
                 raise ClientDisconnected
-            self.outbufs += [BytesBuffer(data), OverflowableBuffer(self.adj.outbuf_overflow)]
+            self.outbufs += [buffer, OverflowableBuffer(self.adj.outbuf_overflow)]
             self.current_outbuf_count = 0
-            self.total_outbufs_len += len(data)
+            size = len(buffer)
+            self.total_outbufs_len += size
             flushed, failed = self._flush_exception(self._flush_some, do_close=False)
             if failed or not flushed or self.total_outbufs_len:
                 self.server.pull_trigger()
-        return len(data)
+        return size

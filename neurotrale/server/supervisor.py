@@ -16,7 +16,6 @@ log = logging.getLogger(__name__)
 # More deaths than this within the window: something is wrong that starting again will not mend.
 MOST_DEATHS = 10
 DEATHS_WINDOW_S = 30.0
-START_TIMEOUT_S = 60.0
 
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _PR_SET_PDEATHSIG = 1
@@ -48,27 +47,26 @@ class Supervisor:
             on_ready: Called once, when the first worker answers requests.
 
         Returns:
-            The exit code: 0 after a signal, 1 when workers died again and again.
+            The exit code: 0 after a signal, 1 when workers died again and again. The signals stay
+            blocked: a second one must not break off what the caller does before it exits.
         """
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             ready, tell = os.pipe()
             try:
-                self._pids = {self._start(tell) for _ in range(self._workers)}
+                for _ in range(self._workers):
+                    self._pids.add(self._start(tell))
             finally:
                 os.close(tell)
             answers = os.read(ready, 1)  # empty when every worker died before it was ready
             os.close(ready)
             if not answers:
                 log.error("no worker could start")
-                self._stop()
                 return 1
             on_ready()
-            code = self._watch()
-            self._stop()
-            return code
+            return self._watch()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+            self._stop()
 
     def _watch(self) -> int:
         while True:
@@ -100,6 +98,7 @@ class Supervisor:
         code = 1
         try:
             _die_with(parent)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to finish
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             self._work(lambda: _write(tell))

@@ -15,11 +15,15 @@ from typing import Any
 from waitress import wasyncore
 from waitress.server import create_server
 
-from neurotrale.server.channel import Channel
+from neurotrale.server.channel import Channel, Dispatcher
 
 log = logging.getLogger(__name__)
 
 LOOP_TIMEOUT_S = 1.0
+# The listening socket and the trigger count as connections in waitress.
+OWN_SOCKETS = 2
+# Looks at the sockets after the signal to stop; each accepts, or reads, one thing of each socket.
+LAST_LOOKS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,7 @@ class Limits:
     Args:
         threads: Requests answered at once; a few, as chunks are work for the processor.
         connections: Open connections; a browser keeps six.
+        queue: Requests that may wait for a thread; further ones are answered with 503 at once.
         body_bytes: The largest body; beyond it the answer is 413 before the body is read.
         idle_s: Connections without any traffic for so long are closed.
         drain_s: How long requests in flight may take after the signal to stop.
@@ -36,6 +41,7 @@ class Limits:
 
     threads: int = 4
     connections: int = 500
+    queue: int = 64
     body_bytes: int = 2**30
     idle_s: int = 120
     drain_s: float = 30.0
@@ -55,16 +61,19 @@ def run_worker(
         limits: What this worker takes on.
         on_ready: Called once, when requests are answered from now on.
     """
-    # One line for each queued request is noise; the access log has the times.
+    # One line for each client that goes away, or request that queues up, is noise.
+    logging.getLogger("waitress").setLevel(logging.WARNING)
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     sockets: dict[int, Any] = {}
+    dispatcher = Dispatcher(limits.queue)
+    dispatcher.set_thread_count(limits.threads)
     server: Any = create_server(
         app,
         map=sockets,
+        _dispatcher=dispatcher,
         sockets=[listening],
-        threads=limits.threads,
-        connection_limit=limits.connections,
-        max_request_body_size=limits.body_bytes,
+        connection_limit=limits.connections + OWN_SOCKETS,
+        max_request_body_size=limits.body_bytes + 1,  # waitress refuses what reaches it
         channel_timeout=limits.idle_s,
         ident=None,
         log_socket_errors=False,
@@ -75,27 +84,34 @@ def run_worker(
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal stopping
-        stopping = True
-        server.pull_trigger()
+        if not stopping:  # a second signal may come when there is no server any more
+            stopping = True
+            server.pull_trigger()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     on_ready()
     while not stopping:
-        wasyncore.loop(timeout=LOOP_TIMEOUT_S, map=sockets, count=1)
+        _loop(LOOP_TIMEOUT_S, sockets)
     _drain(server, sockets, limits.drain_s)
     server.task_dispatcher.shutdown(timeout=1)
     wasyncore.close_all(sockets)
 
 
+def _loop(timeout_s: float, sockets: dict[int, Any], count: int = 1) -> None:
+    # poll, as select cannot watch file descriptors above 1023.
+    wasyncore.loop(timeout=timeout_s, use_poll=True, map=sockets, count=count)
+
+
 def _drain(server: Any, sockets: dict[int, Any], drain_s: float) -> None:
+    _loop(0, sockets, LAST_LOOKS)  # what was sent before the signal may not be read yet
     server.accepting = False
     until = time.monotonic() + drain_s
     while any(map(_in_flight, list(server.active_channels.values()))):
         if time.monotonic() > until:
             log.warning("process %d stops with requests unfinished", os.getpid())
             return
-        wasyncore.loop(timeout=0.05, map=sockets, count=1)
+        _loop(0.05, sockets)
 
 
 def _in_flight(channel: Any) -> bool:
