@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import imagecodecs
 
-from neurotrale.errors import DamagedError, MissingError, NotAcceptableError
+from neurotrale.errors import BusyError, DamagedError, MissingError, NotAcceptableError
 from neurotrale.faults import reading
 from neurotrale.names import Parts
 from neurotrale.tree import Tree
@@ -132,9 +132,18 @@ class Files:
         return Found(name, path, Stamp.of(status), coding)
 
     def open(self, found: Found) -> BinaryIO:
-        """Open a found file; the caller closes it."""
+        """Open a found file; the caller closes it.
+
+        Raises:
+            BusyError: It is not the version that was found any more.
+        """
         with reading(found.name):
-            return found.path.open("rb")
+            file = found.path.open("rb")
+            # A network file system may have told of an old version until the file was opened.
+            if Stamp.of(os.fstat(file.fileno())) != found.stamp:
+                file.close()
+                raise BusyError(f"{found.name} was changed while it was being looked up.")
+            return file
 
     def unpack(self, found: Found) -> bytes:
         """Read a twin and undo its coding.
@@ -160,6 +169,8 @@ class Files:
 
 
 def _gunzip(packed: bytes) -> bytes:
+    if not packed:  # for the module that is a valid file of no content
+        raise EOFError("the file is empty")
     with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
         return stream.read(UNPACK_LIMIT_BYTES + 1)
 
@@ -172,5 +183,8 @@ def media_type(name: str) -> str:
     """Guess a media type from a name; ``info`` is the JSON file of a data set."""
     if name == "info" or name.endswith("/info"):
         return "application/json"
-    guessed = _TYPES.guess_type(name, strict=False)[0] or "application/octet-stream"
+    # The slash keeps a name with a colon from being taken for a URL.
+    guessed, packed = _TYPES.guess_type(f"/{name}", strict=False)
+    if guessed is None or packed is not None:  # the type is that of what is packed inside
+        guessed = "application/octet-stream"
     return f"{guessed}; charset=utf-8" if guessed.startswith("text/") else guessed

@@ -42,6 +42,13 @@ class Route:
     own_methods: tuple[str, ...]
 
 
+class _AnyMethod(dict[str, Any]):
+    """A method map that answers a method unknown to Falcon like TRACE, which no resource has."""
+
+    def __missing__(self, method: str) -> Any:
+        return self["TRACE"]
+
+
 class OrderedRouter:
     """Finds the first route that matches; follows the interface of Falcon's own router."""
 
@@ -64,6 +71,7 @@ class OrderedRouter:
         if "GET" in method_map:
             method_map.setdefault("HEAD", method_map["GET"])
         set_default_responders(method_map)  # type: ignore[arg-type]
+        method_map = _AnyMethod(method_map)
         compiled = re.compile(pattern, re.DOTALL)
         self.routes.append(Route(uri_template, compiled, values, resource, method_map, own))
 

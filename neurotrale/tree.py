@@ -47,14 +47,14 @@ class Tree:
         Raises:
             StartError: The root is absent, no directory, or cannot be listed.
         """
-        if not self.root.is_dir():
-            raise StartError(
-                f"The data root {self.root} is not a directory. Name the directory that holds"
-                " the datasets, as in 'neurotrale serve /data', or bind it into the container."
-            )
         try:
             with os.scandir(self.root):
                 pass
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StartError(
+                f"The data root {self.root} is not a directory. Name the directory that holds"
+                " the datasets, as in 'neurotrale serve /data', or bind it into the container."
+            ) from error
         except OSError as error:
             raise StartError(
                 f"The data root {self.root} cannot be listed ({error.strerror}). Give the user"
@@ -157,7 +157,11 @@ class Tree:
     def is_dataset(self, parts: Parts) -> bool:
         """Tell whether a directory has an ``info`` file or an ``annotations/`` directory."""
         path = self.path(parts)
-        return (path / "info").is_file() or (path / "annotations").is_dir()
+        info, annotations = path / "info", path / "annotations"
+        with reading("/".join(parts)):
+            return (info.is_file() and self._inside(info)) or (
+                annotations.is_dir() and self._inside(annotations)
+            )
 
     def _inside(self, path: Path) -> bool:
         if self.follow_symlinks:

@@ -125,7 +125,7 @@ class AnnotationStore:
             name,
             lambda document: (document.with_annotation(id_, annotation), id_ not in document.ids),
         )
-        self._log(path, "patch", id_, warnings)
+        self._log(path, "patch", repr(id_), warnings)
         return Written(path, created, etag, tuple(warnings))
 
     def delete(self, name: AnnotationName, id_: str) -> Written:
@@ -143,7 +143,7 @@ class AnnotationStore:
             return document.without_annotation(id_), False
 
         path, etag, _ = self._change(name, without)
-        self._log(path, "delete", id_, [])
+        self._log(path, "delete", repr(id_), [])
         return Written(path, False, etag)
 
     def _change(
@@ -192,8 +192,11 @@ class AnnotationStore:
                 try:
                     path.mkdir()
                     fsync_directory(path.parent)
-                except FileExistsError:
-                    continue  # another writer was quicker, or it was there
+                except FileExistsError:  # another writer was quicker, or it was there
+                    if not path.is_dir():
+                        raise MissingError(
+                            f"{self.tree.relative(path)} is not a directory."
+                        ) from None
 
     def _content(self, path: Path) -> tuple[bytes, float]:
         with reading(self.tree.relative(path)), path.open("rb") as file:

@@ -40,52 +40,64 @@ def axis_order(shape: tuple[int, ...], axes: str, expected: Expected) -> list[in
 
     Args:
         shape: Of the TIFF's first series.
-        axes: One letter an axis as tifffile gives it: Y and X; S sample; C channel; Z depth;
-            anything else is a stack of pages without a meaning of its own.
+        axes: One letter an axis as tifffile gives it: Y and X; C channel; Z depth; S sample of a
+            colour image; anything else is a stack of pages without a meaning of its own.
         expected: What the array must come out as.
 
     Returns:
-        The axes of the array in the order channel, z, y, x, without axes of length one that
-        play no part; None when the array does not fit what is expected.
+        The axes of the array in the order channel, z, y, x, without those of length one; None
+        when the array does not fit what is expected, or fits in more than one way.
     """
-    channels = 1 if expected.channels is None else expected.channels
-    if channels == 1:
-        order = [i for i, n in enumerate(shape) if n != 1]
-        fits = expected.shape_vx is None or [shape[i] for i in order] == [
-            n for n in reversed(expected.shape_vx) if n != 1
-        ]
-        return order if fits else None
-    return _multi_channel(shape, axes, expected)
+    labels = {letter for letter, n in zip(axes, shape, strict=True) if n != 1}
+    labelled, plain = _by_labels(shape, axes, expected), _by_sizes(shape, expected)
+    if _channels(expected) == 1:
+        return plain if labelled is None else labelled
+    if "C" in labels:
+        return labelled
+    # Colours are often a guess: tifffile takes an axis of 3 or 4 in the right place for them.
+    fitting = [order for order in (labelled, plain) if order is not None]
+    return fitting[0] if fitting and fitting[0] == fitting[-1] else None
 
 
-def _multi_channel(shape: tuple[int, ...], axes: str, expected: Expected) -> list[int] | None:
+def _by_labels(shape: tuple[int, ...], axes: str, expected: Expected) -> list[int] | None:
     role: dict[str, int] = {}
     unnamed = []
     for i, letter in enumerate(axes):
-        if letter in "YX":
-            role[letter] = i
-        elif letter in "SC" and shape[i] != 1:
-            if "C" in role:
-                return None
-            role["C"] = i
-        elif letter == "Z" and shape[i] != 1:
-            role["Z"] = i
-        elif shape[i] != 1:
+        if shape[i] == 1:
+            continue
+        name = "C" if letter == "S" else letter
+        if name in role:
+            return None
+        if name in "CZYX":
+            role[name] = i
+        else:
             unnamed.append(i)
     # Pages without labels follow the Precomputed order: all of z within a channel.
     for name in "CZ":
         if unnamed and name not in role:
             role[name] = unnamed.pop(0)
-    if unnamed or not {"C", "Y", "X"} <= role.keys():
+    if unnamed:
         return None
-    if expected.shape_vx is not None:
-        x, y, z = expected.shape_vx
-        wanted = {"C": expected.channels, "Z": z, "Y": y, "X": x}
-        if any((shape[role[k]] if k in role else 1) != n for k, n in wanted.items()):
-            return None
-    elif shape[role["C"]] != expected.channels:
+    wanted = {"C": _channels(expected), **dict(zip("XYZ", expected.shape_vx or (), strict=False))}
+    if any((shape[role[k]] if k in role else 1) != n for k, n in wanted.items()):
         return None
     return [role[name] for name in "CZYX" if name in role]
+
+
+def _by_sizes(shape: tuple[int, ...], expected: Expected) -> list[int] | None:
+    """Take the array as it is, if it has the sizes of the chunk."""
+    order = [i for i, n in enumerate(shape) if n != 1]
+    channels = _channels(expected)
+    if expected.shape_vx is None:
+        return order if channels == 1 else None
+    x, y, z = expected.shape_vx
+    if channels == 1:
+        return order if [shape[i] for i in order] == [n for n in (z, y, x) if n != 1] else None
+    return order if shape == (channels, z, y, x) else None
+
+
+def _channels(expected: Expected) -> int:
+    return 1 if expected.channels is None else expected.channels
 
 
 def little_endian(array: Array) -> Array:

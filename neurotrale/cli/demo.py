@@ -20,5 +20,11 @@ def demo(directory: Path, **options: Any) -> None:
     """
     from neurotrale.demo import write_demo  # the service itself never needs it
 
-    click.echo(f"demo  {write_demo(directory)}")
+    try:
+        click.echo(f"demo  {write_demo(directory)}")
+    except OSError as error:
+        raise click.ClickException(
+            f"The demo data cannot be made below {directory}: {error}. Name another directory, as"
+            " in 'neurotrale demo ~/demo-data'."
+        ) from error
     start(directory, options)

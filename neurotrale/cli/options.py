@@ -6,6 +6,7 @@ Command line, environment, ``--help`` and the README's table all come from this 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -24,6 +25,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_WORKERS = 10
 LEVELS = ("debug", "info", "warning", "error")
+# Loggers of others, and the least severity of theirs that is worth a line here.
+QUIETER = {
+    "filelock": logging.WARNING,
+    "tifffile": logging.CRITICAL,  # what is wrong with a file, the answer to the client says better
+    "waitress": logging.WARNING,  # less is about clients that went away
+    "waitress.queue": logging.ERROR,  # less is about requests that wait for a thread
+}
 
 
 def default_workers() -> int:
@@ -50,12 +58,24 @@ def _origins(context: click.Context, parameter: click.Parameter, value: str) -> 
     return origins
 
 
+def _number(context: click.Context, parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # it is neither below nor above the ends of a range
+        raise click.BadParameter("not a number of seconds.")
+    return value
+
+
+def _host(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not value.strip():  # the system would listen on every interface
+        raise click.BadParameter("it is empty; 0.0.0.0 means every interface.")
+    return value
+
+
 def _option(*names: str, env: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*names, envvar=env, show_envvar=True, show_default=True, **attributes)
 
 
 SERVICE_OPTIONS = (
-    _option("--host", env="NEUROTRALE_HOST", default="127.0.0.1",
+    _option("--host", env="NEUROTRALE_HOST", default="127.0.0.1", callback=_host,
             help="Address to listen on; 0.0.0.0 for every interface."),
     _option("--port", env="NEUROTRALE_PORT", type=click.IntRange(0, 65535), default=9000,
             help="Port to listen on; 0 takes a free one."),
@@ -75,9 +95,10 @@ SERVICE_OPTIONS = (
     _option("--max-body-mb", env="NEUROTRALE_MAX_BODY_MB", type=click.IntRange(1, 1_000_000),
             default=1024, help="Largest annotation file that is taken, in MiB."),
     _option("--lock-timeout", env="NEUROTRALE_LOCK_TIMEOUT", type=click.FloatRange(0.0, 600.0),
-            default=10.0, help="Seconds that a writer waits for its turn."),
+            callback=_number, default=10.0, help="Seconds that a writer waits for its turn."),
     _option("--drain-timeout", env="NEUROTRALE_DRAIN_TIMEOUT", type=click.FloatRange(0.0, 3600.0),
-            default=30.0, help="Seconds that requests in flight get after the signal to stop."),
+            callback=_number, default=30.0,
+            help="Seconds that requests in flight get after the signal to stop."),
     _option("--ready-file", env="NEUROTRALE_READY_FILE",
             type=click.Path(dir_okay=False, path_type=Path), default=None,
             help="JSON file with the URL, written once the service answers, removed at its end."),
@@ -140,5 +161,6 @@ def _set_up_logging(level: str, *, access: bool) -> None:
         level=level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    logging.getLogger("filelock").setLevel(logging.WARNING)
+    for name, least in QUIETER.items():
+        logging.getLogger(name).setLevel(max(least, logging.root.level))
     logging.getLogger("neurotrale.access").disabled = not access

@@ -13,7 +13,7 @@ from neurotrale.cli.options import service_options, start
 @click.command()
 @click.argument(
     "data",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # the start-up check says more
     envvar="PRECOMPUTED_PATH",
     default=Path("/data"),
 )

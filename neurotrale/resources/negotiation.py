@@ -115,6 +115,6 @@ def _date(text: str | None) -> int | None:
         return None
     try:
         when: datetime = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):  # the last for a zone that is years away
         return None
     return int(when.replace(tzinfo=when.tzinfo or UTC).timestamp())

@@ -31,9 +31,10 @@ def open_socket(host: str, port: int) -> socket.socket:
         except BaseException:
             listening.close()
             raise
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for names that no host can have
+        why = getattr(error, "strerror", None) or error
         raise StartError(
-            f"Cannot listen on {host} port {port}: {error.strerror or error}. Choose another with"
+            f"Cannot listen on {host} port {port}: {why}. Choose another with"
             " --host and --port (port 0 takes a free one)."
         ) from error
     listening.setblocking(False)

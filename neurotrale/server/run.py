@@ -73,6 +73,8 @@ def serve(settings: ServeSettings, announce: Callable[[Started], None]) -> int:
     _warn_about_shadows(tree)
     _check_ready_file(settings.ready_file)
     with closing(open_socket(settings.host, settings.port)) as listening:
+        if settings.ready_file is not None:  # an old one would tell of a service that is gone
+            settings.ready_file.unlink(missing_ok=True)
         started = Started(
             url_of(listening, settings.host),
             settings.host,
@@ -114,7 +116,6 @@ def _check_ready_file(path: Path | None) -> None:
             f"The ready file {path} cannot be written: {path.parent} is not a directory that this"
             " user may write to. Name another place with --ready-file."
         )
-    path.unlink(missing_ok=True)  # an old one would tell of a service that is gone
 
 
 def _warn_about_shadows(tree: Tree) -> None:

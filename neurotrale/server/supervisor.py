@@ -14,9 +14,8 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 # More deaths than this within the window: something is wrong that starting again will not mend.
-MOST_DEATHS = 10
+MOST_DEATHS_EACH = 3
 DEATHS_WINDOW_S = 30.0
-START_TIMEOUT_S = 60.0
 
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 _PR_SET_PDEATHSIG = 1
@@ -39,7 +38,7 @@ class Supervisor:
         self._workers = workers
         self._stop_s = stop_s
         self._pids: set[int] = set()
-        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS_EACH * workers + 2)
 
     def run(self, on_ready: Callable[[], None]) -> int:
         """Start the workers and watch them until a signal to stop.
@@ -48,27 +47,26 @@ class Supervisor:
             on_ready: Called once, when the first worker answers requests.
 
         Returns:
-            The exit code: 0 after a signal, 1 when workers died again and again.
+            The exit code: 0 after a signal, 1 when workers died again and again. The signals stay
+            blocked: a second one must not break off what the caller does before it exits.
         """
-        previous = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             ready, tell = os.pipe()
             try:
-                self._pids = {self._start(tell) for _ in range(self._workers)}
+                for _ in range(self._workers):
+                    self._pids.add(self._start(tell))
             finally:
                 os.close(tell)
             answers = os.read(ready, 1)  # empty when every worker died before it was ready
             os.close(ready)
             if not answers:
                 log.error("no worker could start")
-                self._stop()
                 return 1
             on_ready()
-            code = self._watch()
-            self._stop()
-            return code
+            return self._watch()
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+            self._stop()
 
     def _watch(self) -> int:
         while True:
@@ -86,7 +84,7 @@ class Supervisor:
 
     def _too_many_deaths(self) -> bool:
         return (
-            len(self._deaths) == MOST_DEATHS
+            len(self._deaths) == self._deaths.maxlen
             and self._deaths[-1] - self._deaths[0] < DEATHS_WINDOW_S
         )
 
@@ -100,6 +98,7 @@ class Supervisor:
         code = 1
         try:
             _die_with(parent)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to finish
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             self._work(lambda: _write(tell))

@@ -20,6 +20,10 @@ from neurotrale.server.channel import Channel
 log = logging.getLogger(__name__)
 
 LOOP_TIMEOUT_S = 1.0
+# The listening socket and the trigger count as connections in waitress.
+OWN_SOCKETS = 2
+# Looks at the sockets after the signal to stop; each accepts, or reads, one thing of each socket.
+LAST_LOOKS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +59,14 @@ def run_worker(
         limits: What this worker takes on.
         on_ready: Called once, when requests are answered from now on.
     """
-    # One line for each queued request is noise; the access log has the times.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     sockets: dict[int, Any] = {}
     server: Any = create_server(
         app,
         map=sockets,
         sockets=[listening],
         threads=limits.threads,
-        connection_limit=limits.connections,
-        max_request_body_size=limits.body_bytes,
+        connection_limit=limits.connections + OWN_SOCKETS,
+        max_request_body_size=limits.body_bytes + 1,  # waitress refuses what reaches it
         channel_timeout=limits.idle_s,
         ident=None,
         log_socket_errors=False,
@@ -75,27 +77,34 @@ def run_worker(
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal stopping
-        stopping = True
-        server.pull_trigger()
+        if not stopping:  # a second signal may come when there is no server any more
+            stopping = True
+            server.pull_trigger()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     on_ready()
     while not stopping:
-        wasyncore.loop(timeout=LOOP_TIMEOUT_S, map=sockets, count=1)
+        _loop(LOOP_TIMEOUT_S, sockets)
     _drain(server, sockets, limits.drain_s)
     server.task_dispatcher.shutdown(timeout=1)
     wasyncore.close_all(sockets)
 
 
+def _loop(timeout_s: float, sockets: dict[int, Any], count: int = 1) -> None:
+    # poll, as select cannot watch file descriptors above 1023.
+    wasyncore.loop(timeout=timeout_s, use_poll=True, map=sockets, count=count)
+
+
 def _drain(server: Any, sockets: dict[int, Any], drain_s: float) -> None:
+    _loop(0, sockets, LAST_LOOKS)  # what was sent before the signal may not be read yet
     server.accepting = False
     until = time.monotonic() + drain_s
     while any(map(_in_flight, list(server.active_channels.values()))):
         if time.monotonic() > until:
             log.warning("process %d stops with requests unfinished", os.getpid())
             return
-        wasyncore.loop(timeout=0.05, map=sockets, count=1)
+        _loop(0.05, sockets)
 
 
 def _in_flight(channel: Any) -> bool:
