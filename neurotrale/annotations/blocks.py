@@ -126,9 +126,12 @@ class Blocks:
 
 def _parse(path: Path) -> Triple | None:
     try:
-        with reading(path.name), path.open(encoding="utf-8-sig", newline="") as file:
-            row = next((row for row in csv.reader(file) if row), [])
-            x, y, z = (int(cell) for cell in row[:3])
+        with reading(path.name):
+            if not path.is_file():  # to open a pipe would be to wait for its writer
+                return None
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                row = next((row for row in csv.reader(file) if row), [])
+                x, y, z = (int(cell) for cell in row[:3])
     except (MissingError, ValueError, csv.Error):
         return None
     return (x, y, z) if min(x, y, z) > 0 else None

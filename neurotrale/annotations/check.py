@@ -6,11 +6,13 @@ kept. Every problem names its place, as in ``[17].points[3]: expected 3 numbers`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 MOST_PROBLEMS = 20
+# Far below what the JSON reader manages: a file must stay readable once the annotation is in it.
+MOST_LEVELS = 100
 
 # type -> fields that hold one point, fields that hold a list of points
 GEOMETRY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -107,9 +109,10 @@ def _check(annotation: object, where: str, problem: Say, warn: Say, *, nulls: bo
     if unknown:
         warn(
             f"{where or 'the annotation'}: kept the unknown key"
-            f"{'s' if len(unknown) > 1 else ''} {', '.join(sorted(unknown))}"
+            f"{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, sorted(unknown)))}"
         )
     _check_geometry(annotation, where, dot, problem, warn, nulls=nulls)
+    _check_levels(annotation, dot, problem)
 
 
 def _check_geometry(
@@ -148,14 +151,16 @@ def _check_point(point: object, where: str, problem: Say, warn: Say, nulls: bool
     if len(numbers) != 3:
         problem(f"{where}: expected 3 numbers")
         return
+    null = False
     for number in numbers:
         if number.__class__ is float or number.__class__ is int:
             continue
-        if number is None and nulls:
-            warn(f"{where}: kept a coordinate that is null (not a number in the viewer)")
-        else:
+        if number is not None or not nulls:
             problem(f"{where}: expected 3 numbers, found {_kind(number)}")
-        return
+            return
+        null = True
+    if null:
+        warn(f"{where}: kept a coordinate that is null (not a number in the viewer)")
 
 
 def _coordinates(point: object) -> Iterator[object]:
@@ -164,6 +169,29 @@ def _coordinates(point: object) -> Iterator[object]:
         yield from point
     elif isinstance(point, dict) and point.keys() == {"0", "1", "2"}:
         yield from (point["0"], point["1"], point["2"])
+
+
+def _check_levels(annotation: dict[str, Any], dot: str, problem: Say) -> None:
+    kind = annotation.get("type")
+    known = GEOMETRY.get(kind.lower()) if isinstance(kind, str) else None
+    flat = known[0] + known[1] if known else ()  # the rules of points allow no deeper levels
+    for key, value in annotation.items():
+        if key not in flat and isinstance(value, (list, dict)) and _levels(value) > MOST_LEVELS:
+            problem(f"{dot}{key}: nested more than {MOST_LEVELS} levels deep")
+
+
+def _levels(value: object) -> int:
+    level, count = [value], -1
+    while level and count <= MOST_LEVELS:
+        level = [child for item in level for child in _children(item)]
+        count += 1
+    return count
+
+
+def _children(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _kind(value: object, present: bool = True) -> str:

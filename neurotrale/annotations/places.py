@@ -100,5 +100,8 @@ class Places:
                 try:
                     path.mkdir()
                     fsync_directory(path.parent)
-                except FileExistsError:
-                    continue  # another writer was quicker, or it was there
+                except FileExistsError:  # another writer was quicker, or it was there
+                    if not path.is_dir():
+                        raise MissingError(
+                            f"{self.tree.relative(path)} is not a directory."
+                        ) from None

@@ -146,7 +146,7 @@ class AnnotationStore:
             return Change("patch", [] if old == annotation else [hunk], index, held)
 
         done = changes.change(place.path, place.what, wish.author, decide)
-        _log(place, "patch", id_, warnings)
+        _log(place, "patch", repr(id_), warnings)
         return Written(place.what, created, done.etag, tuple(warnings))
 
     def delete(self, name: AnnotationName, id_: str, wish: Wish) -> Written:
@@ -171,7 +171,7 @@ class AnnotationStore:
             return Change("delete", [hunk], index, [x for x in before.held if x != id_])
 
         done = changes.change(place.path, place.what, wish.author, decide)
-        _log(place, "delete", id_, ())
+        _log(place, "delete", repr(id_), ())
         return Written(place.what, False, done.etag)
 
     def _read(self, place: Place) -> tuple[Content, Document]:

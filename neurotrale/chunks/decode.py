@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from math import prod
 from pathlib import Path
 
@@ -13,13 +12,9 @@ from neurotrale.chunks.layout import Array, Expected, axis_order, little_endian
 from neurotrale.errors import DamagedError
 from neurotrale.faults import reading
 
-log = logging.getLogger(__name__)
-
 # A chunk is some hundred kilobytes; a header that promises more than this is damage or an attack.
 DECODED_LIMIT_BYTES = 2**30
-
-# tifffile logs what it finds wrong in a file; the answer to the client says it better.
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+PAGES_LIMIT = 2**14
 
 
 def decode_chunk(path: Path, name: str, expected: Expected) -> bytes:
@@ -53,11 +48,15 @@ def decode_chunk(path: Path, name: str, expected: Expected) -> bytes:
 
 
 def _decode(tiff: tifffile.TiffFile, name: str, expected: Expected) -> bytes:
+    if _has_more_pages(tiff, PAGES_LIMIT):
+        raise DamagedError(
+            name, f"expected {expected}, found more than {PAGES_LIMIT} pages, or pages in a circle"
+        )
     if not tiff.series:
         raise DamagedError(name, f"expected {expected}, found a TIFF without any image")
     series = tiff.series[0]
     found = f"shape {'x'.join(map(str, series.shape))} (axes {series.axes}), {series.dtype}"
-    if series.dtype is None or series.nbytes > DECODED_LIMIT_BYTES:
+    if series.dtype is None or not 0 < series.nbytes <= DECODED_LIMIT_BYTES:
         raise DamagedError(name, f"expected {expected}, found {found}")
     in_colour = series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB
     axes = series.axes if in_colour else series.axes.replace("S", "C")
@@ -73,6 +72,14 @@ def _decode(tiff: tifffile.TiffFile, name: str, expected: Expected) -> bytes:
         raise DamagedError(name, f"expected {found}, found only {array.shape} in the file")
     order += [i for i in range(array.ndim) if i not in order]
     return little_endian(array.transpose(order)).tobytes()
+
+
+def _has_more_pages(tiff: tifffile.TiffFile, limit: int) -> bool:
+    """Follow the pages so far only: where they form a circle, tifffile would go on for ever."""
+    try:
+        return tiff.pages[limit] is not None
+    except IndexError:
+        return False
 
 
 def _check_pages(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, name: str) -> None:

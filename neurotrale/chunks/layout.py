@@ -51,7 +51,7 @@ def axis_order(shape: tuple[int, ...], axes: str, expected: Expected) -> list[in
         when the array does not fit what is expected, or fits in more than one way.
     """
     labels = {letter for letter, n in zip(axes, shape, strict=True) if n != 1}
-    labelled, plain = _by_labels(shape, axes, expected), _by_sizes(shape, labels, expected)
+    labelled, plain = _by_labels(shape, axes, expected), _by_sizes(shape, expected)
     if _channels(expected) == 1:
         return plain if labelled is None else labelled
     if "C" in labels:
@@ -86,8 +86,8 @@ def _by_labels(shape: tuple[int, ...], axes: str, expected: Expected) -> list[in
     return [role[name] for name in "CZYX" if name in role]
 
 
-def _by_sizes(shape: tuple[int, ...], labels: set[str], expected: Expected) -> list[int] | None:
-    """Take the array as it is, if it has the sizes of the chunk or of a stack of all its planes."""
+def _by_sizes(shape: tuple[int, ...], expected: Expected) -> list[int] | None:
+    """Take the array as it is, if it has the sizes of the chunk."""
     order = [i for i, n in enumerate(shape) if n != 1]
     channels = _channels(expected)
     if expected.shape_vx is None:
@@ -95,8 +95,7 @@ def _by_sizes(shape: tuple[int, ...], labels: set[str], expected: Expected) -> l
     x, y, z = expected.shape_vx
     if channels == 1:
         return order if [shape[i] for i in order] == [n for n in (z, y, x) if n != 1] else None
-    all_planes = shape == (channels * z, y, x) and "Z" not in labels
-    return order if all_planes or shape == (channels, z, y, x) else None
+    return order if shape == (channels, z, y, x) else None
 
 
 def _channels(expected: Expected) -> int:

@@ -25,6 +25,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_WORKERS = 10
 LEVELS = ("debug", "info", "warning", "error")
+# Loggers of others, and the least severity of theirs that is worth a line here.
+QUIETER = {
+    "filelock": logging.WARNING,
+    "tifffile": logging.CRITICAL,  # what is wrong with a file, the answer to the client says better
+    "waitress": logging.WARNING,  # less is about clients that went away
+    "waitress.queue": logging.ERROR,  # less is about requests that wait for a thread
+}
 
 
 def default_workers() -> int:
@@ -57,12 +64,18 @@ def _number(context: click.Context, parameter: click.Parameter, value: float) ->
     return value
 
 
+def _host(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    if not value.strip():  # the system would listen on every interface
+        raise click.BadParameter("it is empty; 0.0.0.0 means every interface.")
+    return value
+
+
 def _option(*names: str, env: str, **attributes: Any) -> Callable[[F], F]:
     return click.option(*names, envvar=env, show_envvar=True, show_default=True, **attributes)
 
 
 SERVICE_OPTIONS = (
-    _option("--host", env="NEUROTRALE_HOST", default="127.0.0.1",
+    _option("--host", env="NEUROTRALE_HOST", default="127.0.0.1", callback=_host,
             help="Address to listen on; 0.0.0.0 for every interface."),
     _option("--port", env="NEUROTRALE_PORT", type=click.IntRange(0, 65535), default=9000,
             help="Port to listen on; 0 takes a free one."),
@@ -170,5 +183,6 @@ def _set_up_logging(level: str, *, access: bool) -> None:
         level=level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    logging.getLogger("filelock").setLevel(logging.WARNING)
+    for name, least in QUIETER.items():
+        logging.getLogger(name).setLevel(max(least, logging.root.level))
     logging.getLogger("neurotrale.access").disabled = not access

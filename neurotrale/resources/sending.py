@@ -116,8 +116,10 @@ def _send_file(req: Request, resp: Response, files: Files, found: Found, version
         _announce_part(resp, part, size)
     start, stop = (part.start, part.stop) if isinstance(part, ByteRange) else (0, size)
     resp.content_length = stop - start
-    if req.method != "HEAD" and stop > start:
-        file = files.open(found)
+    file = files.open(found)  # for HEAD too: what may not be read is 403 for both
+    if req.method == "HEAD" or start == stop:
+        file.close()
+    else:
         file.seek(start)
         resp.stream = file
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 # More deaths than this within the window: something is wrong that starting again will not mend.
-MOST_DEATHS = 10
+MOST_DEATHS_EACH = 3
 DEATHS_WINDOW_S = 30.0
 
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -38,7 +38,7 @@ class Supervisor:
         self._workers = workers
         self._stop_s = stop_s
         self._pids: set[int] = set()
-        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS)
+        self._deaths: deque[float] = deque(maxlen=MOST_DEATHS_EACH * workers + 2)
 
     def run(self, on_ready: Callable[[], None]) -> int:
         """Start the workers and watch them until a signal to stop.
@@ -84,7 +84,7 @@ class Supervisor:
 
     def _too_many_deaths(self) -> bool:
         return (
-            len(self._deaths) == MOST_DEATHS
+            len(self._deaths) == self._deaths.maxlen
             and self._deaths[-1] - self._deaths[0] < DEATHS_WINDOW_S
         )
 

@@ -61,9 +61,6 @@ def run_worker(
         limits: What this worker takes on.
         on_ready: Called once, when requests are answered from now on.
     """
-    # One line for each client that goes away, or request that queues up, is noise.
-    logging.getLogger("waitress").setLevel(logging.WARNING)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
     sockets: dict[int, Any] = {}
     dispatcher = Dispatcher(limits.queue)
     dispatcher.set_thread_count(limits.threads)

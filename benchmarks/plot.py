@@ -1,0 +1,38 @@
+"""The results as one picture: how far each figure is from its target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.measures import Result
+
+MET, MISSED = "#2a7f62", "#b3432b"
+
+
+def draw(results: Sequence[Result], heading: str, path: Path) -> None:
+    """Draw a bar for each result, 1 being its target; to the right is better."""
+    from matplotlib.figure import Figure
+
+    shown = list(reversed(results))
+    factors = [_factor(result) for result in shown]
+    figure = Figure(figsize=(9, 0.42 * len(shown) + 1.3), layout="constrained")
+    axes = figure.subplots()
+    colours = [MET if result.met else MISSED for result in shown]
+    bars = axes.barh([result.what for result in shown], factors, color=colours)
+    axes.bar_label(bars, [f" {r.value:.3g} {r.unit} (target {r.target:g})" for r in shown])
+    axes.axvline(1, color="0.4", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlim(min(0.3, *factors) * 0.8, max(factors) * 6)
+    axes.set_xlabel("times better than the target (log scale)")
+    axes.set_title(heading, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def _factor(result: Result) -> float:
+    if result.at_least:
+        return max(result.value / result.target, 1e-3)
+    return result.target / max(result.value, result.target / 100)

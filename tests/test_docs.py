@@ -1,0 +1,258 @@
+"""The README and the changelog are true: what they name exists, what they show happens."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import falcon
+import pytest
+import requests
+
+import neurotrale as package
+from neurotrale.annotations.check import GEOMETRY, NOT_NULL
+from neurotrale.cli import main
+from neurotrale.demo import write_demo
+from neurotrale.problems import TABLE
+from tests.processes import ACCESS_LINE, PATIENCE_S, REPOSITORY, neurotrale, run, running
+
+README = (REPOSITORY / "README.md").read_text()
+CHANGELOG = (REPOSITORY / "CHANGELOG.md").read_text()
+MAKEFILE = (REPOSITORY / "Makefile").read_text()
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("container/**/*.md")])
+SERVED_AT = "http://localhost:9000"
+
+
+def section(title: str) -> str:
+    """The text of a section of the README."""
+    match = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert match is not None, f"the README has no section {title!r}"
+    return match[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of a table, its head left out."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+# --- commands ---
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+
+
+def test_readme_begins_with_the_two_commands() -> None:
+    assert COMMANDS[:2] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_command_is_one_that_exists(command: str) -> None:
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        targets = [word for word in arguments if "=" not in word]
+        assert targets
+        for target in targets:
+            assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE)
+        for word in set(arguments) - set(targets):
+            assert re.search(rf"^{word.partition('=')[0]} *\?=", MAKEFILE, re.MULTILINE)
+    else:
+        assert program == "neurotrale"
+        name, *rest = arguments
+        main.commands[name].make_context(name, rest, parent=click.Context(main))
+
+
+def test_readme_names_only_make_targets_that_exist() -> None:
+    for target in re.findall(r"`make ([a-z-]+)", README):
+        assert re.search(rf"^{target}:.*## ", MAKEFILE, re.MULTILINE), target
+
+
+# --- examples ---
+
+EXAMPLES = [
+    (match[1], match[2])
+    for block in blocks("console")
+    for match in re.finditer(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
+]
+
+
+@pytest.fixture(scope="module")
+def demo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root = tmp_path_factory.mktemp("demo")
+    write_demo(root)
+    with running(neurotrale("serve", root, "--port", "0", "--workers", "1")) as service:
+        yield service.url
+
+
+def shown(pattern: str) -> re.Pattern[str]:
+    """What an example shows, where ``...`` stands for anything."""
+    return re.compile(".*".join(map(re.escape, pattern.strip().split("..."))), re.DOTALL)
+
+
+def test_readme_examples_give_what_the_readme_shows(demo_url: str) -> None:
+    # One after the other, as a reader would: the later ones build on the earlier.
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    assert len(EXAMPLES) >= 10
+    for command, expected in EXAMPLES:
+        assert SERVED_AT in command
+        done = subprocess.run(
+            ["sh", "-c", command.replace(SERVED_AT, demo_url)],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=True,
+        )
+        assert shown(expected).fullmatch(done.stdout.strip()), f"{command}\n{done.stdout}"
+
+
+def test_readme_examples_use_every_method() -> None:
+    shell = "\n".join(command for command, _ in EXAMPLES)
+    for method in ("PUT", "PATCH", "DELETE"):
+        assert f"-X {method} " in shell
+
+
+# --- tables ---
+
+
+def default_of(parameter: click.Parameter) -> str:
+    default = parameter.default
+    if callable(default):
+        default = default()
+    if parameter.default is True or parameter.default is False:
+        return "on" if default else "off"
+    return f"`{default}`" if isinstance(default, (str, int, float)) else "none"
+
+
+def test_readme_options_are_those_of_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    options = [p for p in main.commands["serve"].params if isinstance(p, click.Option)]
+    expected = [
+        [
+            f"`{'/'.join(option.opts + option.secondary_opts)}`",
+            f"`{option.envvar}`",
+            default_of(option),
+            option.help,
+        ]
+        for option in options
+    ]
+    first, *others = rows(section("Options"))
+    assert first[:3] == ["`DATA` (of `serve`)", "`PRECOMPUTED_PATH`", "`/data`"]
+    assert others == expected
+
+
+def test_readme_options_hold_for_the_demo_too() -> None:
+    serve, demo = (
+        {p.name for p in main.commands[name].params if isinstance(p, click.Option)}
+        for name in ("serve", "demo")
+    )
+    assert serve == demo
+
+
+def test_readme_urls_are_those_of_the_service(demo_url: str) -> None:
+    paths = requests.get(f"{demo_url}/api/openapi.json").json()["paths"]
+    methods = ("get", "put", "patch", "delete", "post")
+    served = {
+        (" ".join(m.upper() for m in methods if m in operations), f"`{path}`")
+        for path, operations in paths.items()
+    }
+    assert {(row[0], row[1]) for row in rows(section("URLs"))} == served
+
+
+def test_readme_errors_are_those_of_the_service() -> None:
+    named = {int(row[0]) for row in rows(section("Errors"))}
+    by_falcon = {405, 416}
+    assert named == {falcon.http_status_to_code(status) for status, _ in TABLE.values()} | by_falcon
+
+
+def test_readme_names_the_rules_of_annotations() -> None:
+    text = section("What is checked")
+    for kind, (single, several) in GEOMETRY.items():
+        for word in (kind, *single, *several):
+            assert f"`{word}`" in text
+    for field in NOT_NULL:
+        assert f"`{field}`" in text
+
+
+def test_readme_map_has_every_room_of_the_code() -> None:
+    named = {room for row in rows(section("Development")) for room in re.findall(r"\w+", row[0])}
+    rooms = {p.stem for p in (REPOSITORY / "neurotrale").iterdir() if p.suffix in ("", ".py")}
+    assert named == {room for room in rooms if not room.startswith("_")}
+
+
+def test_readme_access_line_has_the_form_of_the_log(demo_url: str) -> None:
+    (line,) = re.findall(r"^    (\d{4}-.*)$", README, re.MULTILINE)
+    match = ACCESS_LINE.fullmatch(line)
+    assert match is not None
+    answer = requests.get(demo_url + match["path"])
+    assert (answer.status_code, len(answer.content)) == (int(match["status"]), int(match["bytes"]))
+
+
+# --- documents ---
+
+
+def anchors(document: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_document_links_lead_somewhere(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        assert target.resolve().is_relative_to(REPOSITORY), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_readme_starts_with_its_name_and_has_its_sections() -> None:
+    assert README.startswith(f"# {package.__name__}\n")
+    titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    assert titles == [
+        "Use",
+        "URLs",
+        "Options",
+        "Files on disk",
+        "What is checked",
+        "Errors",
+        "Security",
+        "Limits known today",
+        "Development",
+    ]
+
+
+def test_changelog_has_what_is_unreleased_on_top() -> None:
+    versions = re.findall(r"^## \[(.*?)\]", CHANGELOG, re.MULTILINE)
+    assert versions[0] == "Unreleased"
+    for version in versions[1:]:
+        assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+
+
+def test_version_is_the_same_everywhere(demo_url: str) -> None:
+    version = package.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "neurotrale.__version__"}
+    assert requests.get(f"{demo_url}/api/health").json()["version"] == version
+    assert requests.get(f"{demo_url}/api/openapi.json").json()["info"]["version"] == version
+    assert run(neurotrale("--version")).stdout.split()[-1] == version
+
+
+def test_python_of_the_readme_is_that_of_the_package() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    lowest = project["requires-python"].removeprefix(">=")
+    assert f"Python {lowest} or newer" in README
+    assert f"Python {lowest} or newer" in MAKEFILE
