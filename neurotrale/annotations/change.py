@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from neurotrale.annotations.content import Content, Contents, etag_of
-from neurotrale.annotations.difference import apply, changes, difference, whole
+from neurotrale.annotations.difference import applied, changes, difference, whole
 from neurotrale.annotations.document import Document, Hunk, Index, NotAnArrayError
 from neurotrale.annotations.history import NoHistoryError, content_at
 from neurotrale.annotations.journal import (
@@ -180,15 +180,15 @@ class FileChanges:
         held = standing.held if change.held is None else list(change.held)
         if not change.hunks and content is not None and held == standing.held:
             return Done(content.etag, False, False)
-        new = apply(body, change.hunks)
-        etag = etag_of(new)
+        new = applied(body, change.hunks)
+        etag = etag_of(*new)
         record = self._record(
-            standing.next, _state(content), State(len(new), etag), change, author, held
+            standing.next, _state(content), State(sum(map(len, new)), etag), change, author, held
         )
         if standing.applied is None:
             journal.keep_base()
         try:
-            status = replace_file(journal.file, [new], lambda: journal.append(record))
+            status = replace_file(journal.file, new, lambda: journal.append(record))
         except OSError:
             self._void(journal, record.n)
             raise
@@ -225,11 +225,16 @@ class FileChanges:
         )
 
     def _remember(
-        self, path: Path, stamp: Stamp, etag: str, index: Index | None, body: bytes
+        self,
+        path: Path,
+        stamp: Stamp,
+        etag: str,
+        index: Index | None,
+        new: Sequence[bytes | memoryview],
     ) -> None:
         if index is None:
             try:
-                index = Index.of(body)
+                index = Index.of(b"".join(new))
             except NotAnArrayError:
                 return
         self.contents.keep(path, stamp, etag, index)

@@ -42,9 +42,15 @@ class Content:
         return None if self.index is None else Document(self.body, self.index)
 
 
-def etag_of(body: bytes) -> str:
-    """Identify a content: two edits within one second differ, the same content is the same."""
-    return xxhash.xxh3_128_hexdigest(body)
+def etag_of(*pieces: bytes | memoryview) -> str:
+    """Identify a content, given whole or in pieces.
+
+    Two edits within one second differ, the same content is the same.
+    """
+    hashed = xxhash.xxh3_128()
+    for piece in pieces:
+        hashed.update(piece)
+    return hashed.hexdigest()
 
 
 class Contents:

@@ -62,6 +62,15 @@ def apply(content: bytes, hunks: Iterable[Hunk]) -> bytes:
     Raises:
         ValueError: The hunks do not belong to this content.
     """
+    return b"".join(applied(content, hunks))
+
+
+def applied(content: bytes, hunks: Iterable[Hunk]) -> list[bytes | memoryview]:
+    """Give the new content from the old one in pieces, without copying it.
+
+    Raises:
+        ValueError: The hunks do not belong to this content.
+    """
     pieces: list[bytes | memoryview] = []
     view = memoryview(content)
     at = 0
@@ -71,7 +80,7 @@ def apply(content: bytes, hunks: Iterable[Hunk]) -> bytes:
         pieces += (view[at : hunk.at], hunk.new)
         at = hunk.at + len(hunk.old)
     pieces.append(view[at:])
-    return b"".join(pieces)
+    return pieces
 
 
 def reversed_hunks(hunks: Sequence[Hunk]) -> list[Hunk]:
