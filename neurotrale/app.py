@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -39,8 +38,6 @@ from neurotrale.resources.listing import DirectoryResource, IndexResource
 from neurotrale.router import App, OrderedRouter
 from neurotrale.routes import add_routes
 from neurotrale.tree import Tree
-
-log = logging.getLogger(__name__)
 
 EXPOSED_HEADERS = ("ETag", "Content-Range", "Content-Encoding", "Content-Length", "Accept-Ranges")
 
@@ -146,6 +143,5 @@ def _cache_control(seconds: int) -> str:
 
 def _locks(settings: AppSettings, tree: Tree) -> Locks:
     locks = Locks(settings.lock, settings.lock_timeout_s)
-    for sentence in locks.check(tree.root):
-        log.info("locks on %s", sentence)
+    locks.check(tree.root)
     return locks

@@ -5,18 +5,14 @@ cloud-volume and other writers store ``name.gz`` or ``name.br`` and mean ``name`
 
 from __future__ import annotations
 
-import gzip
-import io
 import mimetypes
 import os
 import stat
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import imagecodecs
-
+from neurotrale.codings import unpack
 from neurotrale.errors import BusyError, DamagedError, MissingError, NotAcceptableError
 from neurotrale.faults import reading
 from neurotrale.names import Parts
@@ -152,8 +148,8 @@ class Files:
         with reading(found.name):
             packed = found.path.read_bytes()
         try:
-            unpacked = _unbrotli(packed) if found.coding == "br" else _gunzip(packed)
-        except (imagecodecs.BrotliError, OSError, EOFError, zlib.error) as error:
+            unpacked = unpack(packed, found.coding, UNPACK_LIMIT_BYTES)
+        except ValueError as error:
             raise DamagedError(
                 found.path.name, f"expected {found.coding} data, found something else ({error})"
             ) from error
@@ -163,17 +159,6 @@ class Files:
                 f" here: ask for it with 'Accept-Encoding: {found.coding}'."
             )
         return unpacked
-
-
-def _gunzip(packed: bytes) -> bytes:
-    if not packed:  # for the module that is a valid file of no content
-        raise EOFError("the file is empty")
-    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
-        return stream.read(UNPACK_LIMIT_BYTES + 1)
-
-
-def _unbrotli(packed: bytes) -> bytes:
-    return bytes(imagecodecs.brotli_decode(packed))
 
 
 def media_type(name: str) -> str:

@@ -63,16 +63,14 @@ class Locks:
         self._choices: dict[int, tuple[FileSystem, Choice]] = {}
         self._guard = threading.Lock()
 
-    def check(self, root: Path) -> list[str]:
+    def check(self, root: Path) -> None:
         """Choose for the data root and everything mounted below it, before the service starts.
 
-        Returns:
-            A sentence for each file system: what it is, which lock, why.
+        The log tells each file system, the lock that is used there, and why.
 
         Raises:
             StartError: On one of them no lock is known to exclude.
         """
-        sentences = []
         for system in file_systems_below(root, mounts()):
             choice = choose(self.setting, system)
             if choice.kind is None and "ro" not in system.options:
@@ -80,8 +78,13 @@ class Locks:
                     f"Writing below {system.mounted_at} would not be safe: {choice.reason}. Start"
                     " with --read-only, or, if no other service writes there, with --lock none."
                 )
-            sentences.append(f"{system.mounted_at} ({system.kind}): {choice.kind}, {choice.reason}")
-        return sentences
+            log.info(
+                "locks on %s (%s): %s, %s",
+                system.mounted_at,
+                system.kind,
+                choice.kind,
+                choice.reason,
+            )
 
     def choice(self, directory: Path) -> tuple[FileSystem, Choice]:
         """Tell the file system of a directory and the lock that is used on it."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from falcon import Request, Response
 
 from neurotrale.chunks.store import Chunks, TiffChunk
+from neurotrale.codings import CODINGS
 from neurotrale.files import FoundDirectory, Stamp
 from neurotrale.names import ChunkPath
-from neurotrale.resources.coding import CODINGS, Coder
+from neurotrale.resources.coding import Coder
 from neurotrale.resources.listing import redirect_to_directory
 from neurotrale.resources.negotiation import may_encode, prefers_decoded
 from neurotrale.resources.sending import Version, answered_from_copy, send_bytes, send_found

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-import imagecodecs
 from falcon import Request
-from isal import isal_zlib
 
+from neurotrale.codings import CODINGS, pack
 from neurotrale.resources.negotiation import may_encode
 
 CompressMode = Literal["auto", "none", "gzip", "zstd"]
 Kind = Literal["image", "labels", "text"]
 
-# What a body may be coded in; of two that a client takes, the first is sent.
-CODINGS = ("zstd", "gzip")
 # Below this the headers weigh more than what is saved.
 SMALLEST_BYTES = 1024
-_LEVEL = 1
-_GZIP_WBITS = 31
 
 
 class Coder:
@@ -43,8 +38,4 @@ class Coder:
         if len(body) < SMALLEST_BYTES or (kind == "image" and not self._images):
             return body, ""
         coding = next((coding for coding in self._codings if may_encode(req, coding)), "")
-        if coding == "zstd":
-            return bytes(imagecodecs.zstd_encode(body, _LEVEL)), coding
-        if coding == "gzip":
-            return isal_zlib.compress(body, _LEVEL, _GZIP_WBITS), coding
-        return body, ""
+        return (pack(body, coding), coding) if coding else (body, "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import falcon
-import msgspec
 from falcon import Request, Response
 
 from neurotrale.annotations.corrections import corrections
@@ -71,8 +70,7 @@ class HistoryResource:
         }
         if page.next is not None:
             answer["next"] = page.next
-        resp.data = msgspec.json.encode(answer)
-        resp.content_type = JSON
+        resp.media = answer
         resp.cache_control = ["no-cache"]
 
 

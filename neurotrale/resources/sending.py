@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import falcon
 from falcon import Request, Response
 
+from neurotrale.codings import CODINGS
 from neurotrale.files import Files, Found
-from neurotrale.resources.coding import CODINGS
 from neurotrale.resources.negotiation import (
     ByteRange,
     Unsatisfiable,

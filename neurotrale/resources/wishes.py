@@ -9,7 +9,7 @@ from falcon import Request
 from neurotrale.annotations.change import Author
 from neurotrale.annotations.guard import GuardMode
 from neurotrale.annotations.wishes import Condition, Wish
-from neurotrale.resources.coding import CODINGS
+from neurotrale.codings import CODINGS
 
 # The tag of a compressed copy names the same content.
 _CODED = re.compile(f"-(?:{'|'.join(CODINGS)})$")
