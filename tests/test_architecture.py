@@ -19,7 +19,7 @@ PACKAGE = REPOSITORY / "neurotrale"
 # other rooms or from above.
 LAYERS = (
     {"errors"},
-    {"names", "faults"},
+    {"names", "faults", "codings", "times"},
     {"tree"},
     {"files", "durable"},
     {"chunks", "annotations", "demo"},
@@ -44,7 +44,9 @@ FORBIDDEN = {
     "files": HTTP | {"json", "msgspec", "filelock", "numpy", "tifffile"},
     "durable": HTTP | IMAGES | {"filelock"},
     "chunks": HTTP | {"filelock"},
-    "annotations": HTTP | IMAGES,
+    "annotations": HTTP | (IMAGES - {"numpy"}),
+    "codings": HTTP | (FILES - {"io"}) | (IMAGES - {"imagecodecs"}),
+    "times": HTTP | FILES | IMAGES,
     "demo": HTTP | {"click"},
     "resources": FILES | IMAGES | {"waitress", "socket", "threading", "signal", "subprocess"},
     "router": FILES | IMAGES | {"waitress", "socket"},

@@ -79,6 +79,9 @@ SERVICE_OPTIONS = (
             help="Address to listen on; 0.0.0.0 for every interface."),
     _option("--port", env="NEUROTRALE_PORT", type=click.IntRange(0, 65535), default=9000,
             help="Port to listen on; 0 takes a free one."),
+    _option("--unix-socket", env="NEUROTRALE_UNIX_SOCKET",
+            type=click.Path(path_type=Path), default=None,
+            help="Listen on this Unix socket instead, which only you may connect to."),
     _option("--workers", env="NEUROTRALE_WORKERS", type=click.IntRange(1, 1024),
             default=default_workers,
             help="Processes that answer; the default is 10, in a Slurm job its CPUs."),
@@ -153,6 +156,7 @@ def start(root: Path, options: dict[str, Any]) -> None:
         ),
         host=options["host"],
         port=options["port"],
+        unix_socket=options["unix_socket"],
         workers=options["workers"],
         limits=Limits(
             threads=options["threads"],

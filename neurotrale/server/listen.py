@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 from neurotrale.errors import StartError
 
@@ -39,6 +43,48 @@ def open_socket(host: str, port: int) -> socket.socket:
         ) from error
     listening.setblocking(False)
     return listening
+
+
+@contextmanager
+def unix_socket(path: Path) -> Iterator[socket.socket]:
+    """Open a Unix socket that only its owner may connect to; it is removed at the end.
+
+    Raises:
+        StartError: Another service answers there, or the path cannot be used.
+    """
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with closing(listening):
+        try:
+            _remove_dead(path)
+            # Nobody may connect in the moment before the mode is set.
+            umask = os.umask(0o177)
+            try:
+                listening.bind(str(path))
+            finally:
+                os.umask(umask)
+            listening.listen(BACKLOG)
+        except OSError as error:
+            raise StartError(
+                f"Cannot listen on the socket {path}: {error.strerror or error}. Name another path"
+                " with --unix-socket, of at most 107 bytes, in a directory that you may write to."
+            ) from error
+        listening.setblocking(False)
+        try:
+            yield listening
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _remove_dead(path: Path) -> None:
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()  # of a service that died
+            return
+    raise StartError(f"Another service answers on the socket {path}. Name another path.")
 
 
 def url_of(listening: socket.socket, host: str) -> str:

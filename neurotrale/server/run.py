@@ -8,14 +8,15 @@ import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote
 
 from neurotrale.app import AppSettings, create_app
 from neurotrale.durable import replace_file
 from neurotrale.errors import StartError
-from neurotrale.server.listen import open_socket, url_of
+from neurotrale.server.listen import open_socket, unix_socket, url_of
 from neurotrale.server.supervisor import Supervisor
 from neurotrale.server.worker import Limits, run_worker
 from neurotrale.tree import Tree
@@ -31,6 +32,7 @@ class ServeSettings:
         app: What it serves, and what it allows.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
+        unix_socket: Listen on this socket instead; only its owner may connect.
         workers: Processes that answer.
         limits: What each of them takes on.
         ready_file: Written once the service answers, removed at the end.
@@ -39,6 +41,7 @@ class ServeSettings:
     app: AppSettings
     host: str = "127.0.0.1"
     port: int = 9000
+    unix_socket: Path | None = None
     workers: int = 10
     limits: Limits = field(default_factory=Limits)
     ready_file: Path | None = None
@@ -49,8 +52,7 @@ class Started:
     """What a person who has just started the service wants to know."""
 
     url: str
-    host: str
-    port: int
+    facts: dict[str, object]
     root: Path
     datasets: list[str]
 
@@ -72,16 +74,11 @@ def serve(settings: ServeSettings, announce: Callable[[Started], None]) -> int:
     tree = Tree(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
     _warn_about_shadows(tree)
     _check_ready_file(settings.ready_file)
-    with closing(open_socket(settings.host, settings.port)) as listening:
+    with _listening(settings) as listening:
         if settings.ready_file is not None:  # an old one would tell of a service that is gone
             settings.ready_file.unlink(missing_ok=True)
-        started = Started(
-            url_of(listening, settings.host),
-            settings.host,
-            listening.getsockname()[1],
-            tree.root,
-            tree.datasets(),
-        )
+        url, facts = _address(listening, settings)
+        started = Started(url, facts, tree.root, tree.datasets())
         gc.freeze()  # what workers share with their parent stays shared
         supervisor = Supervisor(
             lambda ready: run_worker(app, listening, settings.limits, ready),
@@ -95,15 +92,24 @@ def serve(settings: ServeSettings, announce: Callable[[Started], None]) -> int:
                 settings.ready_file.unlink(missing_ok=True)
 
 
+def _listening(settings: ServeSettings) -> AbstractContextManager[socket.socket]:
+    if settings.unix_socket is not None:
+        return unix_socket(settings.unix_socket)
+    return closing(open_socket(settings.host, settings.port))
+
+
+def _address(listening: socket.socket, settings: ServeSettings) -> tuple[str, dict[str, object]]:
+    """Give the URL to open, and what the ready file says of the address."""
+    if settings.unix_socket is not None:
+        url = f"http+unix://{quote(str(settings.unix_socket.absolute()), safe='')}/"
+        return url, {"url": url, "socket": str(settings.unix_socket.absolute())}
+    url = url_of(listening, settings.host)
+    return url, {"url": url, "host": settings.host, "port": listening.getsockname()[1]}
+
+
 def _ready(path: Path | None, started: Started, announce: Callable[[Started], None]) -> None:
     if path is not None:
-        facts = {
-            "url": started.url,
-            "host": started.host,
-            "port": started.port,
-            "node": socket.gethostname(),
-            "pid": os.getpid(),
-        }
+        facts = {**started.facts, "node": socket.gethostname(), "pid": os.getpid()}
         replace_file(path, [json.dumps(facts).encode() + b"\n"])
     announce(started)
 

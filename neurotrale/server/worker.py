@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import socket
 import time
@@ -20,6 +21,7 @@ from neurotrale.server.channel import Channel, Dispatcher
 log = logging.getLogger(__name__)
 
 LOOP_TIMEOUT_S = 1.0
+MOST_FILES = 65_536
 # The listening socket and the trigger count as connections in waitress.
 OWN_SOCKETS = 2
 # Looks at the sockets after the signal to stop; each accepts, or reads, one thing of each socket.
@@ -61,6 +63,7 @@ def run_worker(
         limits: What this worker takes on.
         on_ready: Called once, when requests are answered from now on.
     """
+    _raise_file_limit()
     sockets: dict[int, Any] = {}
     dispatcher = Dispatcher(limits.queue)
     dispatcher.set_thread_count(limits.threads)
@@ -93,6 +96,14 @@ def run_worker(
     _drain(server, sockets, limits.drain_s)
     server.task_dispatcher.shutdown(timeout=1)
     wasyncore.close_all(sockets)
+
+
+def _raise_file_limit() -> None:
+    """Take as many file descriptors as the system grants: at the limit, accepting would spin."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _loop(timeout_s: float, sockets: dict[int, Any], count: int = 1) -> None:
