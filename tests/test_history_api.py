@@ -202,8 +202,8 @@ def apart(shared: Service) -> Brain:
     brain = new_brain(shared, FIRST)
     for id_ in "xyz":
         brain.patch(point(id_))
-        now = brain.history()[0]["at"]
-        while len(brain.history(until=_later(now, 2))) and _now() < _later(now, 2):
+        next_moment = _later(brain.history()[0]["at"], 1)
+        while _now() <= next_moment:
             pass
     return brain
 
