@@ -144,6 +144,16 @@ class Tree:
             entries = os.scandir(path)
         return self._visible(entries)
 
+    def directories(self, parts: Parts) -> list[Path]:
+        """List the directories in a directory that are visible, sorted by name.
+
+        Raises:
+            MissingError: It is absent or not a directory.
+            ReadOnlyError: It may not be read.
+        """
+        names = sorted(entry.name for entry in self.entries(parts) if entry.is_directory)
+        return [self.path((*parts, name)) for name in names]
+
     def _visible(self, entries: os._ScandirIterator[str]) -> Iterator[Entry]:
         with entries:
             for entry in entries:

@@ -76,10 +76,18 @@ def corrections(
         since: Only changes at or after this time (ISO 8601, UTC).
         by: Only changes of this name.
     """
-    for block in sorted(path for path in annotations.iterdir() if path.is_dir()):
-        for journal in sorted(block.glob(".*.json.journal")):
-            file = journal.with_name(journal.name[1 : -len(".journal")])
-            yield from file_corrections(file, since, by)
+    for block in sorted(annotations.iterdir()):
+        if block.is_dir() and not block.name.startswith("."):
+            yield from block_corrections(block, since, by)
+
+
+def block_corrections(
+    block: Path, since: str | None = None, by: str | None = None
+) -> Iterator[Correction]:
+    """Give the corrections of the files of one block's directory."""
+    for journal in sorted(block.glob(".*.json.journal")):
+        file = journal.with_name(journal.name[1 : -len(".journal")])
+        yield from file_corrections(file, since, by)
 
 
 def file_corrections(

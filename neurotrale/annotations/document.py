@@ -6,8 +6,9 @@ the order of keys, unknown keys, the spelling of numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import msgspec
 import numpy as np
@@ -172,6 +173,36 @@ class Document:
             repeated,
         )
         return Hunk(start, self.content[start:stop], b""), after
+
+    def without(self, ids: Collection[str]) -> bytes:
+        """Give the content without some annotations that are in it.
+
+        Raises:
+            ConflictError: An id stands in the file more than once.
+        """
+        if not ids:
+            return self.content
+        for id_ in ids:
+            self._check_single(id_)
+        index = self.index
+        gone = {index.ids[id_] for id_ in ids}
+        staying = [place for place in range(len(index)) if place not in gone]
+        pieces = [self.content[: int(index.starts[0])]]
+        for number, place in enumerate(staying):
+            start, stop = index.span(place)
+            if number > 0:  # with the comma before it
+                start = int(index.stops[place - 1])
+            pieces.append(self.content[start:stop])
+        pieces.append(self.content[int(index.stops[-1]) :])
+        return b"".join(pieces)
+
+    def nameless(self) -> list[bytes]:
+        """Give the annotations that have no string as id; another program wrote them."""
+        index = self.index
+        if len(index) == len(index.ids):
+            return []
+        named = {*index.ids.values(), *chain.from_iterable(index.repeated.values())}
+        return [self.at(place) for place in range(len(index)) if place not in named]
 
     def appended(self, annotations: Sequence[bytes]) -> Hunk:
         """Add several annotations at the end, each in the file's own spacing."""

@@ -70,9 +70,10 @@ class Choice:
 def mounts(table: Path = MOUNTINFO) -> list[FileSystem]:
     """Read the mount table, in the order of mounting."""
     found = []
-    for line in table.read_text(errors="surrogateescape").splitlines():
+    # Only what is ASCII white space is escaped there; names may hold any other.
+    for line in filter(None, table.read_text(errors="surrogateescape").split("\n")):
         fields, _, rest = line.partition(" - ")
-        point, options = fields.split()[4:6]
+        point, options = fields.split(" ")[4:6]
         kind, _, super_options = [*rest.split(" ", 2), "", ""][:3]
         words = frozenset([*options.split(","), *super_options.split(",")])
         found.append(FileSystem(kind, Path(_unescaped(point)), words))

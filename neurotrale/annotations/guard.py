@@ -44,12 +44,13 @@ def merge(old: Document, new: Document, body: bytes, held: Set[str]) -> Merged:
             not asked again, and does not lose its right to delete one annotation.
     """
     missing = [id_ for id_ in old.index.ids if id_ not in new.index.ids]
+    nameless = old.nameless()  # no viewer loads these, so nobody who saves one removes them
     still_held = [id_ for id_ in missing if id_ in held]
     removed = [id_ for id_ in missing if id_ not in held]
     empties = not len(new.index) and bool(removed)
     hold = removed if len(removed) > 1 or empties else []
     staying = still_held + hold
-    if not staying:
+    if not staying and not nameless:
         return Merged(body, (), 0)
-    annotations = [old.at(old.index.ids[id_]) for id_ in staying]
+    annotations = [*nameless, *(old.at(old.index.ids[id_]) for id_ in staying)]
     return Merged(apply(body, [new.appended(annotations)]), tuple(staying), len(hold))

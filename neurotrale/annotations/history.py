@@ -107,6 +107,20 @@ def content_at(journal: Journal, revision: int, content: Content | None) -> byte
     return _forwards(journal, revision)
 
 
+def existed_at(journal: Journal, revision: int) -> bool:
+    """Tell whether there was a file after a change; 0 is before the first one."""
+    voided: set[int] = set()
+    first: Entry | None = None
+    for entry in journal.entries():
+        if entry.op == "void":
+            voided.add(entry.of)
+        elif entry.n == revision:
+            return entry.new is not None
+        elif entry.n not in voided:
+            first = entry
+    return first is not None and first.old is not None
+
+
 def _backwards(journal: Journal, revision: int, content: Content) -> bytes | None:
     body = content.body
     state = (len(body), content.etag)

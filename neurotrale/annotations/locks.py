@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import filelock
 
 from neurotrale.annotations.filesystems import (
+    MOUNTINFO,
     Choice,
     FileSystem,
     LockKind,
@@ -22,7 +24,8 @@ from neurotrale.annotations.filesystems import (
     file_systems_below,
     mounts,
 )
-from neurotrale.errors import BusyError, ReadOnlyError, StartError
+from neurotrale.durable import keep_owner
+from neurotrale.errors import BusyError, DamagedError, ReadOnlyError, StartError
 from neurotrale.faults import writing
 
 log = logging.getLogger(__name__)
@@ -53,11 +56,18 @@ class Locks:
     Args:
         setting: ``auto``, or the kind of lock to use everywhere.
         timeout_s: How long a writer waits for its turn.
+        mount_table: Tells the file systems, in the format of ``/proc/self/mountinfo``.
     """
 
-    def __init__(self, setting: LockSetting = "auto", timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        setting: LockSetting = "auto",
+        timeout_s: float = 10.0,
+        mount_table: Path = MOUNTINFO,
+    ) -> None:
         self.setting: LockSetting = setting
         self.timeout_s = timeout_s
+        self.mount_table = mount_table
         self._queues: dict[Path, threading.Lock] = {}
         self._users: dict[Path, int] = {}
         self._choices: dict[int, tuple[FileSystem, Choice]] = {}
@@ -71,7 +81,7 @@ class Locks:
         Raises:
             StartError: On one of them no lock is known to exclude.
         """
-        for system in file_systems_below(root, mounts()):
+        for system in file_systems_below(root, mounts(self.mount_table)):
             choice = choose(self.setting, system)
             if choice.kind is None and "ro" not in system.options:
                 raise StartError(
@@ -92,7 +102,7 @@ class Locks:
         with self._guard:
             known = self._choices.get(device)
         if known is None:
-            system = file_system_of(directory, mounts())
+            system = file_system_of(directory, mounts(self.mount_table))
             known = system, choose(self.setting, system)
             with self._guard:
                 self._choices[device] = known
@@ -147,6 +157,7 @@ class Locks:
             )
         lock: AbstractContextManager[object] = nullcontext()
         if choice.kind != "none":
+            _share(choice.kind, file)
             lock = self._acquired(make_lock(choice.kind, file), what, until)
         with lock:
             yield
@@ -158,6 +169,8 @@ class Locks:
                 lock.acquire(timeout=max(0.0, until - time.monotonic()))
         except filelock.Timeout as error:
             raise _busy(what) from error
+        except filelock.SoftFileLockProtocolError as error:
+            raise DamagedError(what, _unclear(lock, error)) from error
         try:
             yield
         finally:
@@ -184,6 +197,47 @@ def _mode_like(file: Path) -> int:
     except OSError:
         return -1  # as the umask says
     return (mode | 0o600) & 0o666
+
+
+def _share(kind: LockKind, file: Path) -> None:
+    """Let those who may write the file also lock it: make the lock with its mode and group.
+
+    filelock itself leaves the group to the directory, and a claim's directories to the umask. What
+    cannot be made here, it cannot make either, and says why.
+    """
+    mode = _mode_like(file)
+    if mode < 0:
+        return
+    lock = lock_path(file)
+    if kind == "flock":
+        with suppress(OSError):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            _give(descriptor, file, mode)
+        return
+    coordination = lock.with_name(f"{lock.name}.filelock")
+    for directory in (coordination, coordination / "claims"):
+        with suppress(OSError):
+            directory.mkdir()
+            # New claims get the directory's group.
+            searched = mode | (mode & 0o444) >> 2 | stat.S_ISGID
+            _give(os.open(directory, os.O_RDONLY | os.O_DIRECTORY), file, searched)
+
+
+def _give(descriptor: int, file: Path, mode: int) -> None:
+    try:
+        keep_owner(file, descriptor)
+        os.fchmod(descriptor, mode)
+    finally:
+        os.close(descriptor)
+
+
+def _unclear(lock: filelock.BaseFileLock, error: filelock.SoftFileLockProtocolError) -> str:
+    path = Path(lock.lock_file)
+    return (
+        f"nothing was changed, as nobody can tell whether its lock is free ({error.reason}). Once"
+        f" no other service writes it, remove {path.name} and {path.name}.filelock beside it. All"
+        " services that write here must use the same kind of lock."
+    )
 
 
 def _busy(what: str) -> BusyError:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from neurotrale.annotations.change import Before, Change, FileChanges, hunks_between
 from neurotrale.annotations.content import Content, Contents
-from neurotrale.annotations.document import Document, NotAnArrayError
-from neurotrale.annotations.history import Filter, changes_of
+from neurotrale.annotations.history import Filter, changes_of, made
 from neurotrale.annotations.journal import Entry, Journal
 from neurotrale.annotations.places import Place
 from neurotrale.annotations.restoring import (
+    annotation_in,
     document_of,
     restored_annotation,
     restored_removals,
@@ -73,10 +73,7 @@ class Past:
         Raises:
             MissingError: There is no such revision, or the annotation is not in it.
         """
-        try:
-            annotation = Document.parse(self.revision(place, revision)).find(id_)
-        except NotAnArrayError:
-            annotation = None
+        annotation = annotation_in(self.revision(place, revision), id_)
         if annotation is None:
             raise MissingError(f"Revision {revision} of {place.what} has no annotation {id_!r}.")
         return annotation
@@ -122,9 +119,10 @@ class Past:
         """List the annotations whose removal is held back."""
         with reading(place.what):
             content = self.contents.read(place.path)
-            _, applied = Journal(place.path).standing()
+            changes = made(Journal(place.path), content)
+            last = next((entry for entry, applied in changes if applied), None)
         document = document_of(Before(content, ()), place.what)
-        found = map(document.find, applied.held if applied is not None else ())
+        found = map(document.find, last.held if last is not None else ())
         return [annotation for annotation in found if annotation is not None]
 
     def confirm(self, place: Place, ids: Sequence[str], wish: Wish) -> Written:
@@ -146,10 +144,9 @@ class Past:
             unknown = [id_ for id_ in going if id_ not in before.held]
             if unknown:
                 raise MissingError(f"No removal of {unknown[0]!r} is held back in {place.what}.")
-            left = _without(document, going)
             held = [id_ for id_ in before.held if id_ not in going]
-            hunks = hunks_between(document.content, left.content)
-            return Change("confirm", hunks, left.index, held)
+            left = document.without([id_ for id_ in going if id_ in document.index.ids])
+            return Change("confirm", hunks_between(document.content, left), held=held)
 
         return self._restore(place, wish, decide)
 
@@ -160,19 +157,10 @@ class Past:
 
         done = writable(self._changes).change(place.path, place.what, wish.author, checked)
         log.info("changed %s from its history", place.what)
-        return Written(place.what, done.created, done.etag)
+        return Written(place.what, done.created, done.etag, changed=done.changed)
 
     def _now(self, place: Place) -> Content | None:
         try:
             return self.contents.read(place.path)
         except FileNotFoundError:
             return None
-
-
-def _without(document: Document, ids: Sequence[str]) -> Document:
-    for id_ in ids:
-        if id_ in document.index.ids:
-            hunk, index = document.remove(id_)
-            content = document.content
-            document = Document(content[: hunk.at] + content[hunk.at + len(hunk.old) :], index)
-    return document

@@ -63,7 +63,9 @@ class Places:
             MissingError: There is neither.
         """
         place = self._place(self.blocks.directory(name).parts, name.leaf)
-        if not place.path.is_file() and not Journal(place.path).path.is_file():
+        with reading(place.what):
+            found = place.path.is_file() or Journal(place.path).path.is_file()
+        if not found:
             raise MissingError(f"There is nothing at {place.what!r}.")
         return place
 

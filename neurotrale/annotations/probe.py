@@ -12,13 +12,17 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from neurotrale.annotations.filesystems import LockKind
 from neurotrale.annotations.locks import make_lock
-from neurotrale.errors import BusyError
+from neurotrale.errors import BusyError, DamagedError
 
 WAIT_S = 0.002
 POLL_S = 0.05
@@ -66,7 +70,7 @@ def take(
 
     Args:
         directory: A directory that all takers see; it is made, and removed by the last one.
-        kind: The lock.
+        kind: The lock; with ``none`` the takers are bound to meet.
         rank: Number of this taker, from 0.
         takers: How many there are.
         times: How often each takes the lock.
@@ -74,6 +78,7 @@ def take(
 
     Raises:
         BusyError: Another taker did not come, or did not end.
+        DamagedError: Another taker uses another kind of lock.
     """
     directory.mkdir(exist_ok=True)
     until = time.monotonic() + timeout_s
@@ -95,19 +100,40 @@ def _take_all(directory: Path, kind: LockKind, rank: int, times: int, until: flo
     guarded, counter, mark = directory / "guarded", directory / "counter", directory / "inside"
     met = 0
     for _ in range(times):
-        lock = make_lock(kind, guarded)
-        lock.acquire(timeout=max(0.0, until - time.monotonic()))
-        try:
+        with _holding(kind, guarded, until):
             met += mark.exists()
             mark.write_text(str(rank))
             count = int(counter.read_text()) if counter.exists() else 0
             time.sleep(WAIT_S)
-            met += mark.read_text() != str(rank)
+            met += not _says(mark, str(rank))
             _replace(counter, str(count + 1))
             mark.unlink(missing_ok=True)
-        finally:
-            lock.release()
     return Seen(socket.gethostname(), times, met)
+
+
+@contextmanager
+def _holding(kind: LockKind, file: Path, until: float) -> Iterator[None]:
+    if kind == "none":  # shows what a lock looks like that does not exclude
+        yield
+        return
+    lock = make_lock(kind, file)
+    try:
+        lock.acquire(timeout=max(0.0, until - time.monotonic()))
+    except filelock.Timeout as error:
+        raise BusyError(f"Another taker kept the lock of {file} and did not let go.") from error
+    except filelock.SoftFileLockProtocolError as error:
+        raise DamagedError(str(file), f"its lock is not as it should be: {error.reason}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _says(path: Path, text: str) -> bool:
+    try:
+        return path.read_text() == text
+    except FileNotFoundError:  # whoever was inside, too, has left
+        return False
 
 
 def _tell(directory: Path, name: str, report: dict[str, object]) -> None:

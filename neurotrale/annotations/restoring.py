@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from neurotrale.annotations.change import Before, Change, existing, hunks_between
 from neurotrale.annotations.difference import changes
-from neurotrale.annotations.document import Document
-from neurotrale.annotations.history import NoHistoryError, content_at, made
+from neurotrale.annotations.document import Document, NotAnArrayError
+from neurotrale.annotations.history import NoHistoryError, content_at, existed_at, made
 from neurotrale.annotations.journal import Journal, Record
 from neurotrale.errors import DamagedError, MissingError
 
@@ -30,12 +30,15 @@ def revision_content(before: Before, journal: Journal, revision: int) -> bytes:
     """Give the content of a file after a change.
 
     Raises:
-        MissingError: There is no such revision, or its content is not recorded.
+        MissingError: There is no such revision, no file was there, or its content is not recorded.
     """
     try:
-        return content_at(journal, revision, before.content)
+        content = content_at(journal, revision, before.content)
     except NoHistoryError as error:
         raise MissingError(f"{journal.file.name}: {error}") from error
+    if not content and not existed_at(journal, revision):
+        raise MissingError(f"{journal.file.name}: There was no file at revision {revision}.")
+    return content
 
 
 def restored_annotation(
@@ -57,7 +60,7 @@ def restored_annotation(
     if revision is None:
         annotation = _before_last_change(before, journal, id_)
     else:
-        annotation = Document.parse(revision_content(before, journal, revision)).find(id_)
+        annotation = annotation_in(revision_content(before, journal, revision), id_)
     if annotation is None:
         raise MissingError(f"The history of {what} has no annotation {id_!r} to bring back.")
     if document.find(id_) == annotation:
@@ -87,6 +90,14 @@ def restored_removals(before: Before, journal: Journal, what: str, since: str | 
     if not lost:
         return Change("restore", ())
     return Change("restore", [document.appended(list(lost.values()))])
+
+
+def annotation_in(content: bytes, id_: str) -> bytes | None:
+    """Find an annotation in a content; in one that is no JSON array there is none."""
+    try:
+        return Document.parse(content).find(id_)
+    except NotAnArrayError:
+        return None
 
 
 def document_of(before: Before, what: str) -> Document:

@@ -40,6 +40,7 @@ class Written:
         etag: Of the file now.
         warnings: What was kept although viewers may not understand it.
         kept: How many removals were held back for the first time.
+        changed: Whether anything was written.
     """
 
     filename: str
@@ -47,6 +48,7 @@ class Written:
     etag: str
     warnings: tuple[str, ...] = ()
     kept: int = 0
+    changed: bool = True
 
 
 class AnnotationStore:
@@ -110,7 +112,7 @@ class AnnotationStore:
             merged = merge(content.document, new, body, set(before.held))
             kept = merged.kept
             hunks = hunks_between(content.body, merged.body)
-            index = None if merged.held else new.index
+            index = new.index if merged.body is body else None
             return Change("put", hunks, index, merged.held, merged.kept)
 
         place = self.places.made(name)

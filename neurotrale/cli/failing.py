@@ -17,6 +17,7 @@ _EXPECTED = (
     errors.BadInputError,
     errors.RuleBrokenError,
     errors.MissingError,
+    errors.NameTooLongError,
     errors.ConflictError,
     errors.ChangedError,
     errors.DamagedError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from neurotrale.annotations.filesystems import LockKind, choose, file_systems_be
 from neurotrale.annotations.locks import make_lock
 from neurotrale.annotations.probe import Result, take
 from neurotrale.cli.failing import failing_clearly
-from neurotrale.errors import MissingError
+from neurotrale.errors import DamagedError, MissingError
+from neurotrale.faults import writing
 
 TIMES = 100
 TIMEOUT_S = 60.0
@@ -48,29 +50,30 @@ def locks(
 ) -> None:
     """Tell the file system of DIRECTORY, the lock chosen there and why, and try it.
 
-    Two processes take the lock in turn. Under 'srun -N2 neurotrale locks DIRECTORY' two nodes do,
-    and each tells what it saw. Claims of strict locks are listed; the claim of a writer that
-    crashed blocks its file until it is removed with --break CLAIM, once you are sure that the
-    writer is gone.
+    Two processes take the lock in turn ('--lock none' shows how they meet without one). Under
+    'srun -N2 neurotrale locks DIRECTORY' two nodes do, and each tells what it saw. Claims of strict
+    locks are listed; the claim of a writer that crashed blocks its file until it is removed with
+    --break CLAIM, once you are sure that the writer is gone.
     """
     if break_claim is not None:
         _break(directory, break_claim)
         return
-    kind: LockKind | None = None
-    for system in file_systems_below(directory, mounts()):
-        choice = choose(lock, system)  # type: ignore[arg-type]
-        kind = choice.kind if kind is None else kind
-        if not rank:
+    systems = file_systems_below(directory, mounts())
+    choices = [choose(lock, system) for system in systems]  # type: ignore[arg-type]
+    if not rank:
+        for system, choice in zip(systems, choices, strict=True):
             click.echo(f"{system.mounted_at}: {system.kind}")
             click.echo(f"  lock: {choice.kind or 'none is safe'}, {choice.reason}")
-    if kind is None or kind == "none":
-        click.echo("nothing to try: no lock is used")
-        sys.exit(0 if kind == "none" else 1)
+    kind = choices[0].kind
+    if kind is None:
+        click.echo("nothing to try: no lock is safe here")
+        sys.exit(1)
     together = False
     if takers is not None and takers > 1 and rank is not None:
         together = True
         name = probe_name or f"{os.environ.get('SLURM_JOB_ID')}-{os.environ.get('SLURM_STEP_ID')}"
-        result = take(directory / f".probe-{name}", kind, rank, takers, TIMES, TIMEOUT_S)
+        with writing(str(directory)):
+            result = take(directory / f".probe-{name}", kind, rank, takers, TIMES, TIMEOUT_S)
     else:
         result = _two_processes(directory, kind)
     _tell(result, kind, who=socket.gethostname() if together else "")
@@ -83,11 +86,16 @@ def _two_processes(directory: Path, kind: LockKind) -> Result:
     name = secrets.token_hex(4)
     command = [sys.executable, "-m", "neurotrale", "locks", str(directory), "--lock", kind]
     command += ["--takers", "2", "--rank", "1", "--probe", name]
+    place = directory / f".probe-{name}"
+    with writing(str(directory)):
+        place.mkdir()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as other:
         try:
-            return take(directory / f".probe-{name}", kind, 0, 2, TIMES, TIMEOUT_S)
+            with writing(str(directory)):
+                return take(place, kind, 0, 2, TIMES, TIMEOUT_S)
         except BaseException:
             other.kill()
+            shutil.rmtree(place, ignore_errors=True)
             raise
 
 
@@ -115,7 +123,7 @@ def _strict_locks(directory: Path) -> list[tuple[Path, filelock.StrictSoftFileLo
 
 def _list_claims(directory: Path) -> None:
     for file, lock in _strict_locks(directory):
-        for claim in lock.claims:
+        for claim in _claims(file, lock):
             click.echo(
                 f"claim {claim.name}: {claim.state} by process {claim.pid} on {claim.hostname},"
                 f" for {file}"
@@ -124,8 +132,21 @@ def _list_claims(directory: Path) -> None:
 
 def _break(directory: Path, name: str) -> None:
     for file, lock in _strict_locks(directory):
-        if any(claim.name == name for claim in lock.claims):
-            lock.force_break(name)
-            click.echo(f"removed claim {name} of {file}")
+        names = [claim.name for claim in _claims(file, lock)]
+        if name in names:
+            # A holder has two claims, from its two steps; they end in the same token.
+            token = name.rpartition("-")[2]
+            for same in (same for same in names if same.endswith(token)):
+                lock.force_break(same)
+                click.echo(f"removed claim {same} of {file}")
             return
     raise MissingError(f"There is no claim {name!r} below {directory}.")
+
+
+def _claims(
+    file: Path, lock: filelock.StrictSoftFileLock
+) -> tuple[filelock.StrictSoftFileClaim, ...]:
+    try:
+        return lock.claims
+    except filelock.SoftFileLockProtocolError as error:
+        raise DamagedError(str(file), f"its claims cannot be read: {error.reason}") from error

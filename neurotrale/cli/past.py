@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from neurotrale.annotations.change import Author, FileChanges
 from neurotrale.annotations.content import Contents
 from neurotrale.annotations.corrections import corrections as corrections_of
+from neurotrale.annotations.document import id_of
 from neurotrale.annotations.history import Filter
 from neurotrale.annotations.journal import Entry, Journal
 from neurotrale.annotations.locks import Locks
@@ -20,6 +23,7 @@ from neurotrale.annotations.places import Place
 from neurotrale.annotations.wishes import Wish
 from neurotrale.cli.failing import failing_clearly
 from neurotrale.errors import MissingError
+from neurotrale.faults import reading
 from neurotrale.times import parse_time
 
 _FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
@@ -42,13 +46,24 @@ def _past(lock: Any = "auto") -> Past:
 
 
 def _place(file: Path) -> Place:
-    if not file.is_file() and not Journal(file).path.is_file():
+    with reading(str(file)):
+        found = file.is_file() or Journal(file).path.is_file()
+    if not found:
         raise MissingError(f"There is neither {file} nor a journal of it.")
-    return Place(file.resolve(), str(file))
+    # Its journal and lock lie beside the name that the service knows, also when that is a link.
+    return Place(file.parent.resolve() / file.name, str(file))
 
 
 def _wish() -> Wish:
-    return Wish(Author(getpass.getuser(), "command line"))
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # in a container the user may have a number only
+        name = f"uid {os.getuid()}"
+    return Wish(Author(name, "command line"))
+
+
+def _one_line(annotation: bytes) -> bytes:
+    return msgspec.json.format(annotation, indent=-1)
 
 
 @click.command()
@@ -72,8 +87,10 @@ def history(
     """List the changes of an annotation FILE, a line each, newest first."""
     past, place = _past(), _place(file)
     if show is not None:
-        body = past.annotation(place, show, id_) if id_ else past.revision(place, show)
-        click.echo(body, nl=False)
+        if id_ is None:
+            click.echo(past.revision(place, show), nl=False)
+        else:
+            click.echo(past.annotation(place, show, id_))
         return
     wanted = Filter(
         id_=id_,
@@ -113,19 +130,24 @@ def restore(
 
     The service may be running; the restoring is itself a recorded change.
     """
-    if removed and (id_ or revision is not None):
+    if removed and not (id_ is None and revision is None):
         raise click.UsageError("--removed goes with --since only, not with --id or --revision.")
     if since and not removed:
         raise click.UsageError("--since goes with --removed only.")
+    if not removed and id_ is None and revision is None:
+        raise click.UsageError("Say what to restore: --revision N, --id ID, or --removed.")
     past, place, wish = _past(lock), _place(file), _wish()
     if removed:
-        past.restore_removed(place, parse_time(since, "--since") if since else None, wish)
-    elif id_:
-        past.restore_annotation(place, id_, revision, wish)
-    elif revision is not None:
-        past.restore(place, revision, wish)
+        after = parse_time(since, "--since") if since else None
+        written = past.restore_removed(place, after, wish)
+    elif id_ is not None:
+        written = past.restore_annotation(place, id_, revision, wish)
     else:
-        raise click.UsageError("Say what to restore: --revision N, --id ID, or --removed.")
+        assert revision is not None
+        written = past.restore(place, revision, wish)
+    if not written.changed:
+        click.echo("nothing to bring back: the file has it already")
+        return
     for entry, applied in past.page(place, Filter(), 1).changes:
         click.echo(_line(entry, applied))
 
@@ -140,9 +162,10 @@ def held(file: Path, id_: str | None, confirm: bool, lock: str) -> None:
     """List the annotations of a FILE whose removal was held back, a line of JSON each."""
     past, place = _past(lock), _place(file)
     if confirm:
-        past.confirm(place, [id_] if id_ else [], _wish())
+        past.confirm(place, [] if id_ is None else [id_], _wish())
     for annotation in past.held(place):
-        click.echo(b" ".join(annotation.split()))
+        if confirm or id_ is None or id_of(annotation) == id_:
+            click.echo(_one_line(annotation))
 
 
 @click.command()
@@ -159,5 +182,7 @@ def corrections(dataset: Path, since: str | None, by: str | None) -> None:
     directory = dataset / "annotations"
     if not directory.is_dir():
         raise MissingError(f"{dataset} has no 'annotations' directory.")
-    for found in corrections_of(directory, parse_time(since, "--since") if since else None, by):
-        sys.stdout.buffer.write(found.line())
+    after = parse_time(since, "--since") if since else None
+    with reading(str(directory)):
+        for found in corrections_of(directory, after, by):
+            sys.stdout.buffer.write(found.line())

@@ -61,7 +61,7 @@ class AnnotationResource:
             500: Damaged
             503: Busy
         """
-        id_ = _id(req)
+        id_ = optional_id(req)
         content = self.store.read(name) if id_ is None else self.store.read_one(name, id_)
         version = Version(content.etag, content.mtime_s, JSON, "Accept-Encoding")
         if not answered_from_copy(req, resp, version):
@@ -168,7 +168,12 @@ class AnnotationResource:
         return body
 
 
-def _id(req: Request) -> str | None:
+def optional_id(req: Request) -> str | None:
+    """Read the annotation's id from the query, where it may be absent.
+
+    Raises:
+        BadInputError: It is empty, which is no wish for all, or there are several.
+    """
     ids = req.get_param_as_list("id") or []
     if len(ids) > 1:
         raise BadInputError("The query names more than one id; one at a time.")
@@ -178,7 +183,7 @@ def _id(req: Request) -> str | None:
 
 
 def _required_id(req: Request, method: str) -> str:
-    id_ = _id(req)
+    id_ = optional_id(req)
     if id_ is None:
         raise BadInputError(
             f"{method} needs the annotation's id in the query, as in ?id=4f2a..."

@@ -5,14 +5,14 @@ from __future__ import annotations
 import falcon
 from falcon import Request, Response
 
-from neurotrale.annotations.corrections import corrections
+from neurotrale.annotations.corrections import block_corrections
 from neurotrale.annotations.history import Filter
 from neurotrale.annotations.journal import Entry
 from neurotrale.annotations.past import Past
 from neurotrale.annotations.places import Places
-from neurotrale.errors import BadInputError, MissingError
+from neurotrale.errors import BadInputError
 from neurotrale.names import AnnotationName, Parts
-from neurotrale.resources.annotations import JSON, report
+from neurotrale.resources.annotations import JSON, optional_id, report
 from neurotrale.resources.wishes import wish_of
 from neurotrale.times import parse_time
 
@@ -55,7 +55,7 @@ class HistoryResource:
             503: Busy
         """
         wanted = Filter(
-            id_=req.get_param("id") or None,
+            id_=optional_id(req),
             since=time_parameter(req, "since"),
             until=time_parameter(req, "until"),
             before=_number(req, "before"),
@@ -106,8 +106,8 @@ class RevisionResource:
             503: Busy
         """
         place = self.places.recorded(name)
-        id_ = req.get_param("id")
-        if id_:
+        id_ = optional_id(req)
+        if id_ is not None:
             resp.data = self.past.annotation(place, revision, id_)
         else:
             resp.data = self.past.revision(place, revision)
@@ -151,16 +151,18 @@ class RestoreResource:
             503: Busy
             507: DiskFull
         """
-        revision, id_ = _number(req, "revision"), req.get_param("id")
+        revision, id_ = _number(req, "revision"), optional_id(req)
         removed = req.get_param_as_bool("removed", blank_as_true=True) or False
-        if removed and (id_ or revision is not None):
+        if removed and not (id_ is None and revision is None):
             raise BadInputError("'removed' goes with 'since' only, not with 'id' or 'revision'.")
         wish = wish_of(req)
         since = time_parameter(req, "since")
+        if since is not None and not removed:
+            raise BadInputError("'since' goes with 'removed' only.")
         place = self.places.recorded(name)
         if removed:
             written = self.past.restore_removed(place, since, wish)
-        elif id_:
+        elif id_ is not None:
             written = self.past.restore_annotation(place, id_, revision, wish)
         elif revision is not None:
             written = self.past.restore(place, revision, wish)
@@ -225,9 +227,9 @@ class HeldResource:
             503: Busy
             507: DiskFull
         """
-        id_ = req.get_param("id")
+        id_ = optional_id(req)
         place = self.places.existing(name)
-        written = self.past.confirm(place, [id_] if id_ else [], wish_of(req))
+        written = self.past.confirm(place, [] if id_ is None else [id_], wish_of(req))
         report(resp, written, {"filename": written.filename})
 
 
@@ -263,13 +265,13 @@ class CorrectionsResource:
             503: Busy
         """
         since, by = time_parameter(req, "since"), req.get_param("by") or None
-        directory = self.places.tree.path((*dataset, "annotations"))
-        if not directory.is_dir():
-            raise MissingError(f"{'/'.join(dataset)!r} has no annotations.")
+        blocks = self.places.tree.directories((*dataset, "annotations"))
         resp.content_type = NDJSON
         resp.cache_control = ["no-cache"]
         if req.method != "HEAD":
-            resp.stream = (found.line() for found in corrections(directory, since, by))
+            resp.stream = (
+                found.line() for block in blocks for found in block_corrections(block, since, by)
+            )
 
 
 def time_parameter(req: Request, name: str) -> str | None:

@@ -33,7 +33,8 @@ def wish_of(req: Request, guard: GuardMode = "off") -> Wish:
 def _condition(req: Request) -> Condition:
     match = (req.get_header("If-Match") or "").strip()
     # Weak tags never match in If-Match (RFC 9110, 13.1.1); one that matches nothing stands for all.
-    tags = ("*",) if match == "*" else tuple(_TAG.findall(re.sub(r'W/"[^"]*"', "", match)))
+    strong = _TAG.findall(re.sub(r'W/"[^"]*"', "", match))
+    tags = ("*",) if match == "*" else tuple(tag for tag in strong if tag != "*")
     if match and not tags:
         tags = ("",)
     tags = tuple(_CODED.sub("", tag) for tag in tags)

@@ -1,0 +1,143 @@
+"""Data sets of single tests below the root of a running service, and clients that edit them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from tests.conftest import Service
+
+Annotation = dict[str, Any]
+
+# As Chromium sends them from a page of the viewer.
+PAGE = {
+    "Origin": "https://viewer.example.org",
+    "Referer": "https://viewer.example.org/",
+    "Content-Type": "text/plain;charset=UTF-8",
+    "Accept": "*/*",
+}
+
+
+def point(id_: str, x: float = 1, **more: Any) -> Annotation:
+    """An annotation that breaks no rule."""
+    return {"id": id_, "type": "point", "point": [x, 2, 3], **more}
+
+
+@dataclass(frozen=True)
+class Brain:
+    """A data set of one test, and its file ``x0y0z0/fibers.json``."""
+
+    service: Service
+    name: str
+
+    @property
+    def annotations(self) -> Path:
+        return self.service.root / self.name / "annotations"
+
+    @property
+    def file(self) -> Path:
+        return self.annotations / "x0y0z0" / "fibers.json"
+
+    @property
+    def filename(self) -> str:
+        return f"{self.name}/annotations/x0y0z0/fibers.json"
+
+    @property
+    def url(self) -> str:
+        return f"{self.service.url}/{self.filename}"
+
+    def content(self) -> list[Annotation]:
+        """What is in the file."""
+        annotations: list[Annotation] = json.loads(self.file.read_bytes())
+        return annotations
+
+    def ids(self) -> set[str]:
+        return {annotation["id"] for annotation in self.content()}
+
+    def save(self, annotations: list[Annotation], **headers: str) -> dict[str, Any]:
+        """Put the whole file as the viewer does, after any change."""
+        answer = requests.put(self.url, data=compact(annotations), headers={**PAGE, **headers})
+        assert answer.status_code in (200, 201), answer.text
+        answered: dict[str, Any] = answer.json()
+        return answered
+
+    def put(self, annotations: list[Annotation]) -> None:
+        """Put the whole file as a script does."""
+        answer = requests.put(self.url, json=annotations)
+        assert answer.status_code in (200, 201), answer.text
+
+    def patch(self, annotation: Annotation) -> None:
+        answer = requests.patch(self.url, params={"id": annotation["id"]}, json=annotation)
+        assert answer.status_code in (200, 201), answer.text
+
+    def delete(self, id_: str) -> None:
+        answer = requests.delete(self.url, params={"id": id_})
+        assert answer.status_code == 200, answer.text
+
+    def held(self) -> list[str]:
+        """The ids whose removal is held back."""
+        answer = requests.get(f"{self.url}/held")
+        assert answer.status_code == 200, answer.text
+        return [annotation["id"] for annotation in answer.json()]
+
+    def history(self, **parameters: Any) -> list[dict[str, Any]]:
+        """The changes, newest first."""
+        answer = requests.get(f"{self.url}/history", params=parameters)
+        assert answer.status_code == 200, answer.text
+        changes: list[dict[str, Any]] = answer.json()["changes"]
+        return changes
+
+
+def compact(value: object) -> bytes:
+    """Write JSON as the viewer does."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def new_brain(service: Service, content: bytes | None) -> Brain:
+    """Make a data set with one annotation file, or none, that no service has changed yet."""
+    brain = Brain(service, f"brain-{len(list(service.root.iterdir()))}")
+    brain.file.parent.mkdir(parents=True)
+    (brain.annotations / "block_info.csv").write_text("64,64,64\n")
+    if content is not None:
+        brain.file.write_bytes(content)
+    return brain
+
+
+def error_of(answer: requests.Response, status: int) -> str:
+    """Hold the one shape of every error; give its description."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/json"
+    body = answer.json()
+    assert body.keys() == {"title", "description"}
+    return str(body["description"])
+
+
+def cli(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of neurotrale to its end; no error may show a traceback."""
+    ours = ("NEUROTRALE_", "SLURM_", "PRECOMPUTED_PATH")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    done = subprocess.run(
+        [sys.executable, "-m", "neurotrale", *map(str, arguments)],
+        env={**kept, **more},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def succeed(*arguments: str | Path) -> list[str]:
+    """Run a command that must end well; give the lines that it printed."""
+    done = cli(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()

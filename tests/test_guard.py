@@ -1,0 +1,617 @@
+"""The guard: what the real viewer would destroy stays, and what a person deletes goes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import permutations
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pytest
+import requests
+
+from neurotrale.annotations.document import Document
+from neurotrale.annotations.guard import Merged, merge
+from tests.brains import (
+    PAGE,
+    Annotation,
+    Brain,
+    cli,
+    compact,
+    error_of,
+    new_brain,
+    point,
+    succeed,
+)
+from tests.conftest import Service, StartService
+
+NEURONS = [point("n1", anntype="neuron"), point("n2", anntype="neuron")]
+AXONS = [point(id_, anntype="axon") for id_ in ("a1", "a2", "a3")]
+EVERYTHING = [NEURONS[0], AXONS[0], AXONS[1], NEURONS[1], AXONS[2]]
+IDS = {"n1", "n2", "a1", "a2", "a3"}
+
+# Leaving a slice: the old slice's file, without the types that the new slice lacks, then empty.
+LEAVING: dict[str, list[Annotation]] = {
+    "without-axons": NEURONS,
+    "without-neurons": AXONS,
+    "empty": [],
+}
+
+
+@pytest.fixture(scope="module")
+def guarding(tmp_path_factory: pytest.TempPathFactory, start_service: StartService) -> Service:
+    """A service as it is started without options, with two workers."""
+    return start_service(tmp_path_factory.mktemp("guarded"), "--workers", "2")
+
+
+@pytest.fixture(scope="module")
+def unguarding(tmp_path_factory: pytest.TempPathFactory, start_service: StartService) -> Service:
+    return start_service(tmp_path_factory.mktemp("unguarded"), "--guard", "off")
+
+
+@pytest.fixture(scope="module")
+def guarding_all(tmp_path_factory: pytest.TempPathFactory, start_service: StartService) -> Service:
+    return start_service(tmp_path_factory.mktemp("guarded-all"), "--guard", "all")
+
+
+@pytest.fixture
+def brain(guarding: Service) -> Brain:
+    """A file as a pipeline left it: `EVERYTHING`, indented, never changed through the service."""
+    return new_brain(guarding, json.dumps(EVERYTHING, indent=3).encode())
+
+
+@pytest.fixture
+def unguarded(unguarding: Service) -> Brain:
+    return new_brain(unguarding, json.dumps(EVERYTHING, indent=3).encode())
+
+
+def at_once(brain: Brain, bodies: Sequence[list[Annotation]]) -> None:
+    """Save from as many connections at the same moment."""
+    barrier = Barrier(len(bodies))
+
+    def save(body: list[Annotation]) -> None:
+        barrier.wait(30)
+        brain.save(body)
+
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        list(pool.map(save, bodies))
+
+
+# --- merging ---
+
+
+def merged(old: str, new: str, held: str = "") -> Merged:
+    """Merge files in which every letter is the id of an annotation."""
+    old_body, new_body = (compact([point(id_) for id_ in ids]) for ids in (old, new))
+    return merge(Document.parse(old_body), Document.parse(new_body), new_body, set(held))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "held", "content", "held_after", "kept"),
+    [
+        pytest.param("abc", "abc", "", "abc", "", 0, id="same"),
+        pytest.param("abc", "abcd", "", "abcd", "", 0, id="one-added"),
+        pytest.param("abc", "cab", "", "cab", "", 0, id="regrouped"),
+        pytest.param("", "", "", "", "", 0, id="empty-stays-empty"),
+        pytest.param("", "ab", "", "ab", "", 0, id="empty-filled"),
+        pytest.param("abc", "ac", "", "ac", "", 0, id="one-removed"),
+        pytest.param("abc", "acd", "", "acd", "", 0, id="one-removed-one-added"),
+        pytest.param("abc", "b", "", "bac", "ac", 2, id="two-removed"),
+        pytest.param("abc", "", "", "abc", "abc", 3, id="all-removed"),
+        pytest.param("a", "", "", "a", "a", 1, id="last-one-removed"),
+        pytest.param("abc", "x", "", "xabc", "abc", 3, id="all-removed-one-added"),
+        pytest.param("abcd", "ab", "cd", "abcd", "cd", 0, id="held-and-missing-still"),
+        pytest.param("abcd", "a", "cd", "acd", "cd", 0, id="one-removed-while-others-held"),
+        pytest.param("abcde", "a", "de", "adebc", "debc", 2, id="two-removed-while-others-held"),
+        pytest.param("abc", "", "ab", "abc", "abc", 1, id="last-one-not-held-removed"),
+        pytest.param("abc", "", "abc", "abc", "abc", 0, id="all-held-already"),
+        pytest.param("abc", "abc", "bc", "abc", "", 0, id="held-ones-back"),
+        pytest.param("abcd", "ab", "bcd", "abcd", "cd", 0, id="one-held-one-back"),
+        pytest.param("a", "ab", "z", "ab", "", 0, id="held-one-no-longer-there"),
+    ],
+)
+def test_merge_keeps_what_is_not_removed_one_at_a_time(
+    old: str, new: str, held: str, content: str, held_after: str, kept: int
+) -> None:
+    result = merged(old, new, held)
+    assert "".join(annotation["id"] for annotation in json.loads(result.body)) == content
+    assert "".join(result.held) == held_after
+    assert result.kept == kept
+
+
+def test_merge_takes_the_body_s_version_of_what_both_have_and_the_file_s_of_what_is_held() -> None:
+    old = b'[{"id":"a","x":1e0},{"id":"b","x":1},\n {"id":"c",  "x":1.50}]'
+    new = b'[\n {"id":"b","x":2}\n]\n'
+    result = merge(Document.parse(old), Document.parse(new), new, set())
+    assert (
+        result.body == b'[\n {"id":"b","x":2},\n {"id":"a","x":1e0},\n {"id":"c",  "x":1.50}\n]\n'
+    )
+
+
+def test_merge_without_anything_held_is_the_very_body() -> None:
+    body = compact([point("a")])
+    assert merge(Document.parse(b"[]"), Document.parse(body), body, set()).body is body
+
+
+def test_merge_keeps_annotations_that_no_viewer_can_load_for_want_of_an_id() -> None:
+    old = b'[{"id":7,"x":1},{"id":"a"},{"x":2},{"id":"b"},{"id":"b","x":3}]'
+    new = b'[{"id":"a"},{"id":"b"}]'
+    result = merge(Document.parse(old), Document.parse(new), new, set())
+    assert result == Merged(b'[{"id":"a"},{"id":"b"},{"id":7,"x":1},{"x":2}]', (), 0)
+    again = merge(Document.parse(result.body), Document.parse(new), new, set())
+    assert again == result
+
+
+# --- what the viewer destroys, with the guard ---
+
+
+@pytest.mark.parametrize("order", list(permutations(LEAVING)), ids="-then-".join)
+def test_leaving_a_slice_loses_nothing_in_whatever_order_the_saves_arrive(
+    brain: Brain, order: tuple[str, ...]
+) -> None:
+    for name in order:
+        brain.save(LEAVING[name])
+    assert brain.ids() == IDS
+    assert sorted(brain.content(), key=repr) == sorted(EVERYTHING, key=repr)
+    assert set(brain.held()) == IDS - {annotation["id"] for annotation in LEAVING[order[-1]]}
+
+
+def test_leaving_a_slice_loses_nothing_when_the_saves_arrive_at_once(brain: Brain) -> None:
+    for _ in range(10):
+        brain.save(EVERYTHING)
+        at_once(brain, list(LEAVING.values()))
+        assert brain.ids() == IDS
+
+
+def test_annotations_of_another_person_that_an_old_copy_lacks_are_held(brain: Brain) -> None:
+    brain.patch(point("other-1"))
+    brain.patch(point("other-2"))
+    assert brain.save(EVERYTHING)["kept"] == 2
+    assert brain.ids() == {"other-1", "other-2", *IDS}
+
+
+def test_single_annotation_of_another_person_that_an_old_copy_lacks_comes_back_by_one_command(
+    brain: Brain,
+) -> None:
+    # Just like a deletion: the last write wins, and nothing but the history knows the other one.
+    brain.patch(point("other"))
+    brain.save([*EVERYTHING, point("mine")])
+    assert brain.ids() == {"mine", *IDS}
+    succeed("restore", brain.file, "--removed")
+    assert brain.ids() == {"mine", "other", *IDS}
+
+
+def test_failed_get_and_a_save_of_a_nearly_empty_file_loses_nothing(brain: Brain) -> None:
+    first, second = point("first"), point("second")
+    assert brain.save([first])["kept"] == len(IDS)
+    assert "kept" not in brain.save([first, second])
+    assert brain.ids() == {"first", "second", *IDS}
+    assert set(brain.held()) == IDS
+
+
+def test_failed_get_and_a_save_at_once_with_a_whole_one_loses_nothing(brain: Brain) -> None:
+    at_once(brain, [[point("new")], EVERYTHING, []])
+    assert brain.ids() >= IDS
+
+
+def test_saves_of_a_drag_that_overlap_change_the_dragged_one_only(brain: Brain) -> None:
+    positions = [float(x) for x in range(24)]
+    bodies = [[*EVERYTHING[:-1], {**AXONS[2], "point": [x, 5, 6]}] for x in positions]
+    for start in range(0, len(bodies), 6):  # a browser has six connections
+        at_once(brain, bodies[start : start + 6])
+    others = [annotation for annotation in brain.content() if annotation["id"] != "a3"]
+    (dragged,) = (annotation for annotation in brain.content() if annotation["id"] == "a3")
+    assert others == EVERYTHING[:-1]
+    assert dragged["point"][0] in positions[-6:]
+    assert brain.held() == []
+    changes = brain.history()
+    assert len(changes) == len(positions)
+    assert all(change["changed"] == ["a3"] for change in changes)
+    seen = {
+        requests.get(f"{brain.url}/history/{change['revision']}", params={"id": "a3"}).json()[
+            "point"
+        ][0]
+        for change in changes
+    }
+    assert seen == set(positions)
+
+
+def test_save_with_nulls_and_in_another_order_changes_those_annotations_alone(
+    guarding: Service,
+) -> None:
+    ellipsoid = {"id": "e", "type": "ellipsoid", "center": [1, 2, 3], "radii": [4, 5, 6]}
+    line = {"id": "l", "type": "linestring", "points": [[1, 2, 3], [4, 5, 6]], "length": 7.25}
+    brain = new_brain(guarding, json.dumps([point("p"), line, point("q"), ellipsoid]).encode())
+    sent: list[Annotation] = [
+        {**ellipsoid, "radii": [None] * 3},
+        {**line, "length": 7},
+        point("q"),
+        point("p"),
+    ]
+    answer = brain.save(sent)
+    assert "radii" in answer["warnings"][0]
+    assert "kept" not in answer
+    assert brain.file.read_bytes() == compact(sent)
+    (change,) = brain.history()
+    assert sorted(change["changed"]) == ["e", "l"]
+    assert change["added"] == change["removed"] == change["held"] == []
+
+
+def test_selecting_an_annotation_changes_that_one_alone(brain: Brain) -> None:
+    brain.save([*EVERYTHING[:-1], {**EVERYTHING[-1], "reviewed": True, "visited": True}])
+    (change,) = brain.history()
+    assert change["changed"] == ["a3"]
+    assert change["added"] == change["removed"] == change["held"] == []
+
+
+def test_save_is_answered_with_the_etag_of_what_was_merged(brain: Brain) -> None:
+    answer = requests.put(brain.url, data=b"[]", headers=PAGE)
+    assert answer.status_code == 200
+    assert answer.json() == {"filename": brain.filename, "kept": len(IDS)}
+    now = requests.get(brain.url)
+    assert answer.headers["ETag"] == now.headers["ETag"]
+    assert len(now.json()) == len(IDS)
+
+
+def test_save_that_is_repeated_is_neither_counted_nor_recorded_again(brain: Brain) -> None:
+    assert brain.save([])["kept"] == len(IDS)
+    content = brain.file.read_bytes()
+    assert "kept" not in brain.save([])
+    assert brain.file.read_bytes() == content
+    assert [change["kept"] for change in brain.history()] == [len(IDS)]
+
+
+def test_removals_held_back_are_recorded_and_logged(brain: Brain) -> None:
+    brain.save(NEURONS)
+    (change,) = brain.history()
+    assert change["operation"] == "put"
+    assert change["kept"] == 3
+    assert change["held"] == ["a1", "a2", "a3"]
+    assert change["removed"] == []
+    assert f"put {brain.filename}: held back the removal of 3" in brain.service.log()
+
+
+def test_save_over_a_broken_file_replaces_it(guarding: Service) -> None:
+    brain = new_brain(guarding, b'[{"id": "cut sho')
+    assert "kept" not in brain.save(NEURONS)
+    assert brain.content() == NEURONS
+
+
+def test_save_of_a_new_file_is_taken_as_it_is(guarding: Service) -> None:
+    brain = new_brain(guarding, None)
+    assert brain.save([]) == {"filename": brain.filename}
+    assert brain.content() == []
+
+
+def test_annotations_without_an_id_stay_when_the_viewer_that_cannot_load_them_saves(
+    guarding: Service,
+) -> None:
+    brain = new_brain(guarding, b'[{"id": 1, "x": 1.0}, {"id": 2, "x": 2.50}]')
+    for _ in range(2):
+        brain.save([point("drawn")])
+        assert brain.file.read_bytes() == (
+            compact([point("drawn")])[:-1] + b',{"id": 1, "x": 1.0},{"id": 2, "x": 2.50}]'
+        )
+    brain.put([point("drawn")])
+    assert brain.content() == [point("drawn")]
+
+
+# --- what a person deletes goes ---
+
+
+def test_single_deletion_goes_through(brain: Brain) -> None:
+    assert "kept" not in brain.save(EVERYTHING[1:])
+    assert brain.ids() == IDS - {"n1"}
+    assert brain.held() == []
+
+
+def test_deletions_one_after_the_other_go_through_down_to_the_last_one(brain: Brain) -> None:
+    for left in range(len(EVERYTHING) - 1, 0, -1):
+        brain.save(EVERYTHING[:left])
+        assert brain.content() == EVERYTHING[:left]
+    assert brain.save([])["kept"] == 1
+    assert brain.content() == EVERYTHING[:1]
+
+
+def test_single_deletion_goes_through_while_others_are_held(brain: Brain) -> None:
+    brain.save(NEURONS)
+    assert "kept" not in brain.save(NEURONS[:1])
+    assert brain.ids() == IDS - {"n2"}
+    assert brain.held() == ["a1", "a2", "a3"]
+
+
+def test_two_more_deletions_at_once_are_held_beside_those_that_are(brain: Brain) -> None:
+    more = [point("x"), point("y"), point("z")]
+    brain.save([*NEURONS, *more])
+    assert brain.save([*NEURONS, more[0]])["kept"] == 2
+    assert brain.held() == ["a1", "a2", "a3", "y", "z"]
+    assert brain.ids() == IDS | {"x", "y", "z"}
+
+
+def test_only_annotation_of_a_file_is_held_when_the_file_is_emptied(guarding: Service) -> None:
+    brain = new_brain(guarding, compact(NEURONS[:1]))
+    assert brain.save([])["kept"] == 1
+    assert brain.content() == NEURONS[:1]
+    assert brain.held() == ["n1"]
+
+
+def test_only_annotation_of_its_type_goes_like_a_deletion_and_comes_back_by_its_id(
+    guarding: Service,
+) -> None:
+    # Leaving a slice looks just like a deletion then; nothing but the history knows it.
+    brain = new_brain(guarding, compact([*AXONS, NEURONS[0]]))
+    brain.save(AXONS)
+    brain.save([])
+    assert brain.ids() == {"a1", "a2", "a3"}
+    assert requests.post(f"{brain.url}/restore", params={"id": "n1"}).status_code == 200
+    assert brain.ids() == {"a1", "a2", "a3", "n1"}
+
+
+# --- what was held: back, changed, deleted, confirmed ---
+
+
+def test_held_annotation_that_comes_back_in_a_save_is_no_longer_held(brain: Brain) -> None:
+    brain.save(NEURONS)
+    brain.save([*NEURONS, AXONS[1]])
+    assert brain.held() == ["a1", "a3"]
+    brain.save(EVERYTHING)
+    assert brain.held() == []
+    assert brain.content() == EVERYTHING
+
+
+def test_held_annotation_that_came_back_can_be_deleted_like_any_other(brain: Brain) -> None:
+    brain.save(NEURONS)
+    brain.save(EVERYTHING)
+    brain.save(EVERYTHING[:-1])
+    assert brain.ids() == IDS - {"a3"}
+
+
+def test_held_annotation_that_is_deleted_by_its_id_goes(brain: Brain) -> None:
+    brain.save(NEURONS)
+    brain.delete("a2")
+    assert brain.ids() == IDS - {"a2"}
+    assert brain.held() == ["a1", "a3"]
+
+
+@pytest.mark.parametrize(
+    "annotation", [AXONS[1], {**AXONS[1], "reviewed": True}], ids=["same", "changed"]
+)
+def test_held_annotation_that_is_patched_is_no_longer_held(
+    brain: Brain, annotation: Annotation
+) -> None:
+    brain.save(NEURONS)
+    brain.patch(annotation)
+    assert annotation in brain.content()
+    assert brain.held() == ["a1", "a3"]
+
+
+def test_held_annotations_are_given_as_they_are_in_the_file(brain: Brain) -> None:
+    assert requests.get(f"{brain.url}/held").json() == []
+    brain.save(NEURONS)
+    answer = requests.get(f"{brain.url}/held")
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["Cache-Control"] == "no-cache"
+    assert answer.json() == AXONS
+
+
+def test_held_annotations_are_those_of_the_journal_whoever_asks(brain: Brain) -> None:
+    brain.save(NEURONS)
+    lines = succeed("held", brain.file)
+    assert [json.loads(line) for line in lines] == AXONS
+
+
+def test_held_annotations_go_all_together_once_they_are_confirmed(brain: Brain) -> None:
+    brain.save(NEURONS)
+    answer = requests.delete(f"{brain.url}/held")
+    assert answer.status_code == 200
+    assert answer.json() == {"filename": brain.filename}
+    assert answer.headers["ETag"] == requests.get(brain.url).headers["ETag"]
+    assert brain.content() == NEURONS
+    assert brain.held() == []
+    change = brain.history()[0]
+    assert change["operation"] == "confirm"
+    assert change["removed"] == ["a1", "a2", "a3"]
+
+
+def test_held_annotation_goes_alone_once_it_is_confirmed_by_its_id(brain: Brain) -> None:
+    brain.save(NEURONS)
+    assert requests.delete(f"{brain.url}/held", params={"id": "a2"}).status_code == 200
+    assert brain.ids() == IDS - {"a2"}
+    assert brain.held() == ["a1", "a3"]
+
+
+def test_confirming_leaves_every_other_annotation_as_it_was_byte_for_byte(
+    guarding: Service,
+) -> None:
+    first = b'[\n   {"id": "a", "x": 1e0}'
+    brain = new_brain(guarding, first + b',\n   {"id": "b"},\n   {"id": "c"}\n]\n')
+    requests.put(brain.url, data=first + b"]", headers=PAGE)
+    assert brain.ids() == {"a", "b", "c"}
+    requests.delete(f"{brain.url}/held")
+    assert brain.file.read_bytes() == first + b"]"
+
+
+def test_confirming_many_takes_one_change(guarding: Service) -> None:
+    many = [point(f"{number}") for number in range(2000)]
+    brain = new_brain(guarding, compact([*NEURONS, *many]))
+    assert brain.save(NEURONS)["kept"] == len(many)
+    requests.delete(f"{brain.url}/held")
+    assert brain.content() == NEURONS
+    assert len(brain.history()) == 2
+
+
+def test_confirming_what_is_not_held_is_404_and_changes_nothing(brain: Brain) -> None:
+    brain.save(NEURONS)
+    before = brain.file.read_bytes()
+    for id_ in ("n1", "unknown"):
+        answer = requests.delete(f"{brain.url}/held", params={"id": id_})
+        assert repr(id_) in error_of(answer, 404)
+    assert brain.file.read_bytes() == before
+    assert len(brain.held()) == 3
+
+
+def test_confirming_with_an_empty_id_is_400_and_not_a_wish_for_all(brain: Brain) -> None:
+    brain.save(NEURONS)
+    assert "id" in error_of(requests.delete(f"{brain.url}/held?id="), 400)
+    assert len(brain.held()) == 3
+
+
+def test_confirming_where_nothing_is_held_changes_nothing(brain: Brain) -> None:
+    brain.save(EVERYTHING)
+    assert requests.delete(f"{brain.url}/held").status_code == 200
+    assert len(brain.history()) == 1
+    assert brain.ids() == IDS
+
+
+def test_confirmed_on_the_command_line_goes_one_or_all(brain: Brain) -> None:
+    brain.save(NEURONS)
+    lines = succeed("held", brain.file, "--id", "a2", "--confirm")
+    assert [json.loads(line)["id"] for line in lines] == ["a1", "a3"]
+    assert brain.ids() == IDS - {"a2"}
+    assert succeed("held", brain.file, "--confirm") == []
+    assert brain.content() == NEURONS
+    assert requests.get(brain.url).json() == NEURONS
+
+
+def test_confirmed_with_an_empty_id_on_the_command_line_is_refused(brain: Brain) -> None:
+    brain.save(NEURONS)
+    done = cli("held", brain.file, "--id", "", "--confirm")
+    assert done.returncode == 1
+    assert "No removal of ''" in done.stderr
+    assert len(brain.held()) == 3
+
+
+def test_restored_revision_holds_nothing(brain: Brain) -> None:
+    brain.save(NEURONS)
+    requests.post(f"{brain.url}/restore", params={"revision": 0})
+    assert brain.content() == EVERYTHING
+    assert brain.held() == []
+
+
+# --- who is guarded ---
+
+SCRIPTS = [
+    pytest.param({"Content-Type": "application/json"}, id="plain"),
+    pytest.param({"Content-Type": "text/plain;charset=UTF-8"}, id="text-without-origin"),
+    pytest.param({**PAGE, "Content-Type": "application/json"}, id="page-that-says-json"),
+    pytest.param({}, id="no-content-type"),
+]
+
+
+@pytest.mark.parametrize("headers", SCRIPTS)
+def test_put_of_a_script_replaces_the_file(brain: Brain, headers: dict[str, str]) -> None:
+    answer = requests.put(brain.url, data=compact(NEURONS), headers=headers)
+    assert answer.json() == {"filename": brain.filename}
+    assert brain.file.read_bytes() == compact(NEURONS)
+    assert brain.held() == []
+
+
+def test_put_of_a_script_replaces_what_is_held_too(brain: Brain) -> None:
+    brain.save(NEURONS)
+    brain.put(NEURONS)
+    assert brain.content() == NEURONS
+    assert brain.held() == []
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "TEXT/PLAIN; charset=utf-8"])
+def test_put_of_a_page_is_guarded_however_its_type_is_spelled(brain: Brain, kind: str) -> None:
+    brain.save(NEURONS, **{"Content-Type": kind})
+    assert brain.ids() == IDS
+
+
+@pytest.mark.parametrize("every", [True, False], ids=["star", "etag"])
+def test_put_of_a_page_with_if_match_replaces_the_file(brain: Brain, every: bool) -> None:
+    etag = "*" if every else requests.get(brain.url).headers["ETag"]
+    assert "kept" not in brain.save([], **{"If-Match": etag})
+    assert brain.content() == []
+
+
+def test_put_of_a_page_with_an_old_if_match_is_412_and_holds_nothing(brain: Brain) -> None:
+    answer = requests.put(brain.url, data=b"[]", headers={**PAGE, "If-Match": '"old"'})
+    error_of(answer, 412)
+    assert brain.content() == EVERYTHING
+    assert brain.held() == []
+
+
+@pytest.mark.parametrize("headers", [*SCRIPTS, pytest.param(PAGE, id="page")])
+def test_guard_for_all_merges_every_put(guarding_all: Service, headers: dict[str, str]) -> None:
+    brain = new_brain(guarding_all, compact(EVERYTHING))
+    answer = requests.put(brain.url, data=compact(NEURONS), headers=headers)
+    assert answer.json()["kept"] == 3
+    assert brain.ids() == IDS
+
+
+def test_guard_for_all_lets_a_script_replace_with_if_match(guarding_all: Service) -> None:
+    brain = new_brain(guarding_all, compact(EVERYTHING))
+    requests.put(brain.url, data=compact(NEURONS), headers={"If-Match": "*"})
+    assert brain.content() == NEURONS
+
+
+def test_guard_setting_that_is_unknown_is_a_usage_error(tmp_path: Path) -> None:
+    done = cli("serve", tmp_path, "--guard", "some")
+    assert done.returncode == 2
+    assert "--guard" in done.stderr
+
+
+# --- what the viewer destroys, without the guard: one command brings it back ---
+
+
+def lose(brain: Brain, saves: Sequence[list[Annotation]], *, parallel: bool) -> None:
+    if parallel:
+        at_once(brain, saves)
+    else:
+        for body in saves:
+            brain.save(body)
+
+
+@pytest.mark.parametrize("parallel", [False, True], ids=["in-turn", "at-once"])
+def test_unguarded_leaving_of_a_slice_is_undone_by_one_command_and_what_was_added_stays(
+    unguarded: Brain, parallel: bool
+) -> None:
+    lose(unguarded, [NEURONS, AXONS, []], parallel=parallel)
+    drawn = [point("drawn-1"), point("drawn-2")]
+    unguarded.save([])
+    unguarded.save(drawn[:1])
+    unguarded.save(drawn)
+    assert unguarded.content() == drawn
+    (line,) = succeed("restore", unguarded.file, "--removed")
+    assert "restore" in line
+    assert "+5" in line
+    assert unguarded.ids() == {"drawn-1", "drawn-2", *IDS}
+    by_id: dict[str, Any] = {annotation["id"]: annotation for annotation in unguarded.content()}
+    assert [by_id[annotation["id"]] for annotation in EVERYTHING] == EVERYTHING
+    assert requests.get(unguarded.url).json() == unguarded.content()
+
+
+def test_unguarded_save_of_a_nearly_empty_file_is_undone_by_one_command(unguarded: Brain) -> None:
+    unguarded.save([point("first")])
+    unguarded.save([point("first", x=9), point("second")])
+    succeed("restore", unguarded.file, "--removed")
+    assert unguarded.ids() == {"first", "second", *IDS}
+    assert point("first", x=9) in unguarded.content()
+
+
+def test_unguarded_losses_are_undone_over_http_too(unguarded: Brain) -> None:
+    unguarded.save([])
+    answer = requests.post(f"{unguarded.url}/restore", params={"removed": "true"})
+    assert answer.status_code == 200
+    assert unguarded.ids() == IDS
+
+
+def test_restored_removals_are_the_newest_versions(unguarded: Brain) -> None:
+    unguarded.save([{**EVERYTHING[0], "point": [7, 7, 7]}, *EVERYTHING[1:]])
+    unguarded.save([])
+    succeed("restore", unguarded.file, "--removed")
+    (restored,) = (entry for entry in unguarded.content() if entry["id"] == "n1")
+    assert restored["point"] == [7, 7, 7]
+
+
+def test_restored_removals_since_a_time_leave_earlier_deletions_deleted(unguarded: Brain) -> None:
+    unguarded.save(EVERYTHING[1:])
+    unguarded.save([])
+    since = unguarded.history()[0]["at"]
+    succeed("restore", unguarded.file, "--removed", "--since", since)
+    assert unguarded.ids() == IDS - {"n1"}
