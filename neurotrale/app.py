@@ -26,9 +26,9 @@ from neurotrale.resources.annotations import AnnotationResource
 from neurotrale.resources.api import DocumentResource, HealthResource
 from neurotrale.resources.chunks import ChunkResource, Sources, TiffResource
 from neurotrale.resources.coding import Coder, CompressMode
+from neurotrale.resources.corrections import CorrectionsResource
 from neurotrale.resources.files import FileResource
 from neurotrale.resources.history import (
-    CorrectionsResource,
     HeldResource,
     HistoryResource,
     RestoreResource,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+
+log = logging.getLogger(__name__)
 
 
 def temporary_of(path: Path) -> Path:
@@ -57,7 +60,11 @@ def replace_file(
         with suppress(OSError):
             temporary.unlink()
         raise
-    fsync_directory(path.parent)
+    try:
+        fsync_directory(path.parent)
+    except OSError:
+        # The new content is there for everybody; only a power cut could still undo that.
+        log.exception("the directory %s could not be made durable", path.parent)
     return status
 
 

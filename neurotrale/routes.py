@@ -14,9 +14,9 @@ from neurotrale.resources.api import (
     HealthResource,
 )
 from neurotrale.resources.chunks import ChunkResource, TiffResource
+from neurotrale.resources.corrections import CorrectionsResource
 from neurotrale.resources.files import FileResource
 from neurotrale.resources.history import (
-    CorrectionsResource,
     HeldResource,
     HistoryResource,
     RestoreResource,

@@ -62,7 +62,7 @@ ONLY_IN = {
     "multiprocessing": set[str](),
     "signal": {"server"},
     "socket": {"server"},
-    "subprocess": set[str](),
+    "subprocess": {"cli"},
     "waitress": {"server"},
     "tifffile": {"chunks", "demo"},
     "filelock": {"annotations"},

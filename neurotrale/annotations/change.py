@@ -7,15 +7,14 @@ Whoever changes a file goes through `FileChanges.change`; nothing else writes be
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from neurotrale.annotations.content import Content, Contents, etag_of
-from neurotrale.annotations.difference import applied, changes, difference, whole
-from neurotrale.annotations.document import Document, Hunk, Index, NotAnArrayError
+from neurotrale.annotations.difference import applied, changes, hunks_between
+from neurotrale.annotations.document import Hunk, Index, NotAnArrayError
 from neurotrale.annotations.history import NoHistoryError, content_at
 from neurotrale.annotations.journal import (
     Entry,
@@ -25,8 +24,9 @@ from neurotrale.annotations.journal import (
     State,
     encoded_hunks,
 )
+from neurotrale.annotations.leftovers import Leftovers
 from neurotrale.annotations.locks import Locks
-from neurotrale.durable import replace_file, temporary_of
+from neurotrale.durable import replace_file
 from neurotrale.errors import MissingError
 from neurotrale.faults import writing
 from neurotrale.files import Stamp
@@ -138,7 +138,7 @@ class FileChanges:
         self.locks = locks
         self.contents = contents
         self._now = now
-        self._swept: set[Path] = set()
+        self._leftovers = Leftovers(locks)
 
     def change(
         self, path: Path, what: str, author: Author, decide: Callable[[Before], Change]
@@ -155,7 +155,7 @@ class FileChanges:
             BusyError, ReadOnlyError, DiskFullError: Nothing was changed.
         """
         with self.locks.hold(path, what), writing(what):
-            self._sweep(path)
+            self._leftovers.remove(path)
             content = self._read(path)
             journal = Journal(path)
             standing = self._agree(journal, content)
@@ -278,39 +278,6 @@ class FileChanges:
         held = [id_ for id_ in applied.held if id_ in present]
         change = Change("outside", hunks)
         return self._record(last.n + 1, applied.new, _state(content), change, Author(), held)
-
-    def _sweep(self, path: Path) -> None:
-        """Remove what a writer of this file that died left behind.
-
-        Its lock is ours, so a temporary file of it belongs to nobody. The first write into a
-        directory looks at the other files' leftovers, too.
-        """
-        temporary_of(path).unlink(missing_ok=True)
-        directory = path.parent
-        if directory in self._swept:
-            return
-        self._swept.add(directory)
-        for name in os.listdir(directory):
-            if name.startswith(".") and name.endswith(".tmp"):
-                self._sweep_other(directory / name[1 : -len(".tmp")], path)
-
-    def _sweep_other(self, other: Path, mine: Path) -> None:
-        if other == mine or other.suffix != ".json":
-            return
-        with self.locks.if_free(other) as free:
-            if free:
-                temporary_of(other).unlink(missing_ok=True)
-                log.info("removed what a writer of %s left behind", other)
-
-
-def hunks_between(old: bytes, new: bytes) -> list[Hunk]:
-    """Find the hunks between two contents, whatever they are."""
-    if old == new:
-        return []
-    try:
-        return difference(Document.parse(old), Document.parse(new))
-    except NotAnArrayError:
-        return whole(old, new)
 
 
 def existing(before: Before, what: str) -> Content:

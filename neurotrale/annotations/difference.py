@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import msgspec
 
-from neurotrale.annotations.document import SPACE, Document, Hunk, id_of
+from neurotrale.annotations.document import SPACE, Document, Hunk, NotAnArrayError, id_of
 
 _split = msgspec.json.Decoder(list[msgspec.Raw])
 _decode = msgspec.json.Decoder()
@@ -30,6 +30,16 @@ class Changes:
     changed: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
     """Content before and after."""
     removed: dict[str, bytes] = field(default_factory=dict)
+
+
+def hunks_between(old: bytes, new: bytes) -> list[Hunk]:
+    """Find the hunks between two contents, whatever they are."""
+    if old == new:
+        return []
+    try:
+        return difference(Document.parse(old), Document.parse(new))
+    except NotAnArrayError:
+        return whole(old, new)
 
 
 def difference(old: Document, new: Document) -> list[Hunk]:

@@ -73,14 +73,16 @@ class Locks:
         self._choices: dict[int, tuple[FileSystem, Choice]] = {}
         self._guard = threading.Lock()
 
-    def check(self, root: Path) -> None:
+    def check(self, root: Path) -> list[str]:
         """Choose for the data root and everything mounted below it, before the service starts.
 
-        The log tells each file system, the lock that is used there, and why.
+        Returns:
+            A sentence for each file system: what it is, which lock, why. The log has them, too.
 
         Raises:
             StartError: On one of them no lock is known to exclude.
         """
+        sentences = []
         for system in file_systems_below(root, mounts(self.mount_table)):
             choice = choose(self.setting, system)
             if choice.kind is None and "ro" not in system.options:
@@ -88,13 +90,9 @@ class Locks:
                     f"Writing below {system.mounted_at} would not be safe: {choice.reason}. Start"
                     " with --read-only, or, if no other service writes there, with --lock none."
                 )
-            log.info(
-                "locks on %s (%s): %s, %s",
-                system.mounted_at,
-                system.kind,
-                choice.kind,
-                choice.reason,
-            )
+            sentences.append(f"{system.mounted_at} ({system.kind}): {choice.kind}, {choice.reason}")
+            log.info("locks on %s", sentences[-1])
+        return sentences
 
     def choice(self, directory: Path) -> tuple[FileSystem, Choice]:
         """Tell the file system of a directory and the lock that is used on it."""

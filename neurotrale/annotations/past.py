@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from neurotrale.annotations.change import Before, Change, FileChanges, hunks_between
+from neurotrale.annotations.change import Before, Change, FileChanges
 from neurotrale.annotations.content import Content, Contents
+from neurotrale.annotations.difference import hunks_between
 from neurotrale.annotations.history import Filter, changes_of, made
 from neurotrale.annotations.journal import Entry, Journal
 from neurotrale.annotations.places import Place

@@ -93,7 +93,11 @@ class Places:
 
     def _place(self, directory: Parts, leaf: str) -> Place:
         path = self.tree.path((*directory, leaf))
-        return Place(path, self.tree.relative(path))
+        what = self.tree.relative(path)
+        with reading(what):
+            if path.is_symlink():  # the file behind it is what is written, locked and recorded
+                path = path.resolve()
+        return Place(path, what)
 
     def _make(self, directory: Parts) -> None:
         for depth in (len(directory) - 1, len(directory)):

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -108,7 +107,7 @@ def _take_all(directory: Path, kind: LockKind, rank: int, times: int, until: flo
             met += not _says(mark, str(rank))
             _replace(counter, str(count + 1))
             mark.unlink(missing_ok=True)
-    return Seen(socket.gethostname(), times, met)
+    return Seen(os.uname().nodename, times, met)
 
 
 @contextmanager
@@ -141,7 +140,7 @@ def _tell(directory: Path, name: str, report: dict[str, object]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
+    temporary = path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}")
     temporary.write_text(text)
     temporary.replace(path)
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from neurotrale.annotations.change import Before, Change, existing, hunks_between
-from neurotrale.annotations.difference import changes
+from neurotrale.annotations.change import Before, Change, existing
+from neurotrale.annotations.difference import changes, hunks_between
 from neurotrale.annotations.document import Document, NotAnArrayError
 from neurotrale.annotations.history import NoHistoryError, content_at, existed_at, made
 from neurotrale.annotations.journal import Journal, Record

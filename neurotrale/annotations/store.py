@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from neurotrale.annotations.bodies import checked_annotation, checked_array
-from neurotrale.annotations.change import Before, Change, FileChanges, hunks_between
+from neurotrale.annotations.change import Before, Change, FileChanges
 from neurotrale.annotations.content import Content, Contents, etag_of
+from neurotrale.annotations.difference import hunks_between
 from neurotrale.annotations.document import Document
 from neurotrale.annotations.guard import merge
 from neurotrale.annotations.places import Place, Places

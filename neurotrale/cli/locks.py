@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import click
-import filelock
 
+from neurotrale.annotations.claims import break_claim, claims_below
 from neurotrale.annotations.filesystems import LockKind, choose, file_systems_below, mounts
-from neurotrale.annotations.locks import make_lock
 from neurotrale.annotations.probe import Result, take
 from neurotrale.cli.failing import failing_clearly
-from neurotrale.errors import DamagedError, MissingError
 from neurotrale.faults import writing
 
 TIMES = 100
@@ -35,7 +32,7 @@ TIMEOUT_S = 60.0
     show_envvar=True,
     help="The kind to look at; auto chooses by file system.",
 )
-@click.option("--break", "break_claim", metavar="CLAIM", help="Remove the claim of a dead writer.")
+@click.option("--break", "broken", metavar="CLAIM", help="Remove the claim of a dead writer.")
 @click.option("--rank", type=click.IntRange(0), envvar="SLURM_PROCID", hidden=True)
 @click.option("--takers", type=click.IntRange(1), envvar="SLURM_STEP_NUM_TASKS", hidden=True)
 @click.option("--probe", "probe_name", hidden=True)
@@ -43,7 +40,7 @@ TIMEOUT_S = 60.0
 def locks(
     directory: Path,
     lock: str,
-    break_claim: str | None,
+    broken: str | None,
     rank: int | None,
     takers: int | None,
     probe_name: str | None,
@@ -55,8 +52,9 @@ def locks(
     locks are listed; the claim of a writer that crashed blocks its file until it is removed with
     --break CLAIM, once you are sure that the writer is gone.
     """
-    if break_claim is not None:
-        _break(directory, break_claim)
+    if broken is not None:
+        for claim in break_claim(directory, broken):
+            click.echo(f"removed claim {claim.name} of {claim.file}")
         return
     systems = file_systems_below(directory, mounts())
     choices = [choose(lock, system) for system in systems]  # type: ignore[arg-type]
@@ -76,9 +74,13 @@ def locks(
             result = take(directory / f".probe-{name}", kind, rank, takers, TIMES, TIMEOUT_S)
     else:
         result = _two_processes(directory, kind)
-    _tell(result, kind, who=socket.gethostname() if together else "")
+    _tell(result, kind, who=os.uname().nodename if together else "")
     if not rank:
-        _list_claims(directory)
+        for claim in claims_below(directory):
+            click.echo(
+                f"claim {claim.name}: {claim.state} by process {claim.pid} on {claim.node},"
+                f" for {claim.file}"
+            )
     sys.exit(0 if result.excludes else 1)
 
 
@@ -109,44 +111,3 @@ def _tell(result: Result, kind: LockKind, who: str) -> None:
     total = sum(one.taken for one in result.seen)
     verdict = "excludes" if result.excludes else "does NOT exclude: do not write from several nodes"
     click.echo(f"{prefix}counted {result.counted} of {total}: {kind} {verdict}")
-
-
-def _strict_locks(directory: Path) -> list[tuple[Path, filelock.StrictSoftFileLock]]:
-    found = []
-    for place in sorted(directory.rglob(".*.lock.filelock")):
-        file = place.with_name(place.name[1 : -len(".lock.filelock")])
-        lock = make_lock("strict", file)
-        assert isinstance(lock, filelock.StrictSoftFileLock)
-        found.append((file, lock))
-    return found
-
-
-def _list_claims(directory: Path) -> None:
-    for file, lock in _strict_locks(directory):
-        for claim in _claims(file, lock):
-            click.echo(
-                f"claim {claim.name}: {claim.state} by process {claim.pid} on {claim.hostname},"
-                f" for {file}"
-            )
-
-
-def _break(directory: Path, name: str) -> None:
-    for file, lock in _strict_locks(directory):
-        names = [claim.name for claim in _claims(file, lock)]
-        if name in names:
-            # A holder has two claims, from its two steps; they end in the same token.
-            token = name.rpartition("-")[2]
-            for same in (same for same in names if same.endswith(token)):
-                lock.force_break(same)
-                click.echo(f"removed claim {same} of {file}")
-            return
-    raise MissingError(f"There is no claim {name!r} below {directory}.")
-
-
-def _claims(
-    file: Path, lock: filelock.StrictSoftFileLock
-) -> tuple[filelock.StrictSoftFileClaim, ...]:
-    try:
-        return lock.claims
-    except filelock.SoftFileLockProtocolError as error:
-        raise DamagedError(str(file), f"its claims cannot be read: {error.reason}") from error

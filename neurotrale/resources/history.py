@@ -5,20 +5,18 @@ from __future__ import annotations
 import falcon
 from falcon import Request, Response
 
-from neurotrale.annotations.corrections import block_corrections
 from neurotrale.annotations.history import Filter
 from neurotrale.annotations.journal import Entry
 from neurotrale.annotations.past import Past
 from neurotrale.annotations.places import Places
 from neurotrale.errors import BadInputError
-from neurotrale.names import AnnotationName, Parts
+from neurotrale.names import AnnotationName
 from neurotrale.resources.annotations import JSON, optional_id, report
+from neurotrale.resources.times import time_parameter
 from neurotrale.resources.wishes import wish_of
-from neurotrale.times import parse_time
 
 PAGE = 100
 MOST_PAGE = 10_000
-NDJSON = "application/x-ndjson"
 
 
 class HistoryResource:
@@ -231,57 +229,6 @@ class HeldResource:
         place = self.places.existing(name)
         written = self.past.confirm(place, [] if id_ is None else [id_], wish_of(req))
         report(resp, written, {"filename": written.filename})
-
-
-class CorrectionsResource:
-    """``/{dataset}/annotations/corrections``.
-
-    Args:
-        places: Where annotation files are.
-    """
-
-    def __init__(self, places: Places) -> None:
-        self.places = places
-
-    def on_get(self, req: Request, resp: Response, dataset: Parts) -> None:
-        """Export what people changed, for training.
-        ---
-        summary: What people corrected, as JSON Lines
-        description: >-
-            One line for each annotation that a person added, changed, removed or reviewed, all its
-            changes folded into one: `block`, `file`, `id`, `kind`, `first` and `last` content, `by`
-            and `at` of the last change. Changes of the file by other programs are left out.
-        tags: [History]
-        parameters: [Dataset, Since, By]
-        responses:
-            200:
-                description: One correction a line.
-                content: {application/x-ndjson: {schema: {type: string}}}
-            400: BadRequest
-            403: Forbidden
-            404: NotFound
-            414: NameTooLong
-            500: Damaged
-            503: Busy
-        """
-        since, by = time_parameter(req, "since"), req.get_param("by") or None
-        blocks = self.places.tree.directories((*dataset, "annotations"))
-        resp.content_type = NDJSON
-        resp.cache_control = ["no-cache"]
-        if req.method != "HEAD":
-            resp.stream = (
-                found.line() for block in blocks for found in block_corrections(block, since, by)
-            )
-
-
-def time_parameter(req: Request, name: str) -> str | None:
-    """Read a time from the query, as the journal writes times.
-
-    Raises:
-        BadInputError: It is no ISO 8601 time.
-    """
-    text = req.get_param(name)
-    return parse_time(text, name) if text else None
 
 
 def _number(req: Request, name: str, least: int = 0, most: int = 2**53) -> int | None:
