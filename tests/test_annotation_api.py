@@ -509,12 +509,15 @@ def test_delete_of_every_annotation_leaves_an_empty_array_never_no_file(brain: B
     assert requests.get(brain.url()).json() == []
 
 
-def test_put_patch_and_delete_leave_the_file_and_its_lock_in_the_directory(brain: Brain) -> None:
+def test_changes_leave_the_file_its_journal_and_its_lock_in_the_directory(
+    brain: Brain,
+) -> None:
     requests.patch(brain.url(), params={"id": "n"}, json={"type": "x"})
     requests.delete(brain.url(), params={"id": "n"})
     requests.put(brain.url(), json=[])
     requests.put(brain.url(), json=5)
-    assert set(os.listdir(brain.block)) == {"fibers.json", ".fibers.json.lock"}
+    beside = {f".fibers.json.{kind}" for kind in ("lock", "journal", "journal.base")}
+    assert set(os.listdir(brain.block)) == {"fibers.json", *beside}
 
 
 # --- what is refused leaves everything as it was ---

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from neurotrale.annotations.bodies import checked_annotation, checked_array
 from neurotrale.annotations.check import (
     MOST_LEVELS,
     MOST_PROBLEMS,
@@ -14,7 +15,6 @@ from neurotrale.annotations.check import (
     check_annotation,
     check_annotations,
 )
-from neurotrale.annotations.document import checked_annotation, checked_array
 from neurotrale.errors import BadInputError, RuleBrokenError
 
 P, Q = [1, 2.5, -3], [4, 5, 6]

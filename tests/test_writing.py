@@ -21,11 +21,13 @@ import pytest
 import requests
 
 from neurotrale.annotations.locks import Locks
-from neurotrale.durable import TEMPORARY_PREFIX, replace_file
+from neurotrale.durable import replace_file, temporary_of
 from neurotrale.errors import BusyError
 from tests.conftest import Service, StartService
 
 LOCK = ".fibers.json.lock"
+JOURNAL = ".fibers.json.journal"
+BASE = ".fibers.json.journal.base"
 OLD = b'[{"id": "old", "n": 1e3}]'
 NOBODY = 65534
 
@@ -49,13 +51,13 @@ def test_replace_gives_an_existing_file_its_new_content_and_leaves_nothing_else(
 ) -> None:
     path = tmp_path / "fibers.json"
     path.write_bytes(OLD)
-    replace_file(path, b"[]")
+    replace_file(path, [b"[]"])
     assert path.read_bytes() == b"[]"
     assert names(tmp_path) == {"fibers.json"}
 
 
 def test_replace_creates_a_file_that_is_new(tmp_path: Path) -> None:
-    replace_file(tmp_path / "fibers.json", OLD)
+    replace_file(tmp_path / "fibers.json", [OLD])
     assert (tmp_path / "fibers.json").read_bytes() == OLD
     assert names(tmp_path) == {"fibers.json"}
 
@@ -65,7 +67,7 @@ def test_replace_leaves_the_old_content_to_those_who_read_it(tmp_path: Path) -> 
     path.write_bytes(OLD)
     with path.open("rb") as reader:
         assert reader.read(5) == OLD[:5]
-        replace_file(path, b"[" + b" " * 100_000 + b"]")
+        replace_file(path, [b"[", b" " * 100_000, b"]"])
         assert reader.read() == OLD[5:]
 
 
@@ -91,7 +93,7 @@ def test_replace_makes_content_then_name_durable(
 
     monkeypatch.setattr(os, "fsync", record_fsync)
     monkeypatch.setattr(os, "replace", record_replace)
-    replace_file(path, b"12345")
+    replace_file(path, [b"12345"])
     assert calls == [("fsync file", 5), ("replace", True), ("fsync directory", True)]
 
 
@@ -100,7 +102,7 @@ def test_replace_keeps_the_mode_of_the_old_file(tmp_path: Path, mode: int) -> No
     path = tmp_path / "fibers.json"
     path.write_bytes(OLD)
     path.chmod(mode)
-    replace_file(path, b"[]")
+    replace_file(path, [b"[]"])
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
@@ -108,7 +110,7 @@ def test_replace_keeps_the_mode_of_the_old_file(tmp_path: Path, mode: int) -> No
 def test_replace_creates_a_new_file_as_the_umask_says(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        replace_file(tmp_path / "fibers.json", OLD)
+        replace_file(tmp_path / "fibers.json", [OLD])
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "fibers.json").stat().st_mode) == 0o666 & ~umask
@@ -119,7 +121,7 @@ def test_replace_keeps_owner_and_group_of_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "fibers.json"
     path.write_bytes(OLD)
     os.chown(path, 54321, 54322)
-    replace_file(path, b"[]")
+    replace_file(path, [b"[]"])
     assert (path.stat().st_uid, path.stat().st_gid) == (54321, 54322)
 
 
@@ -129,7 +131,7 @@ def test_replace_keeps_the_mode_where_it_may_not_keep_the_owner(reachable: Path)
     path.write_bytes(OLD)
     path.chmod(0o664)
     reachable.chmod(0o777)
-    result = run_python(AS_NOBODY + "replace_file(Path(sys.argv[1]), b'[]')", path)
+    result = run_python(AS_NOBODY + "replace_file(Path(sys.argv[1]), [b'[]'])", path)
     assert result.returncode == 0, result.stderr
     assert path.read_bytes() == b"[]"
     assert path.stat().st_uid == NOBODY
@@ -148,7 +150,7 @@ def test_replace_beyond_the_limit_of_file_sizes_leaves_everything_as_it_was(
         "import resource, sys; from pathlib import Path\n"
         "from neurotrale.durable import replace_file\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "try: replace_file(Path(sys.argv[1]), b'x' * 100_000)\n"
+        "try: replace_file(Path(sys.argv[1]), [b'x' * 100_000])\n"
         "except OSError as error: print(error.errno)\n"
     )
     assert run_python(code, path).stdout.strip() == str(errno.EFBIG)
@@ -168,14 +170,14 @@ def test_replace_that_is_killed_half_way_leaves_the_old_file_and_does_not_hinder
         "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
-        "replace_file(Path(sys.argv[1]), b'x' * 100_000)\n"
+        "replace_file(Path(sys.argv[1]), [b'x' * 100_000])\n"
     )
     assert run_python(code, path).returncode < 0
     assert path.read_bytes() == OLD
     (left,) = names(tmp_path) - {"fibers.json"}
-    assert left.startswith(TEMPORARY_PREFIX)
+    assert left == temporary_of(path).name
     assert left.startswith(".")
-    replace_file(path, b"[]")
+    replace_file(path, [b"[]"])
     assert path.read_bytes() == b"[]"
 
 
@@ -190,7 +192,7 @@ def test_replace_on_a_disk_that_fails_to_sync_leaves_everything_as_it_was(
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output error"):
-        replace_file(path, b"[]")
+        replace_file(path, [b"[]"])
     assert path.read_bytes() == OLD
     assert names(tmp_path) == {"fibers.json"}
 
@@ -201,7 +203,7 @@ def test_replace_on_a_disk_that_fails_to_sync_leaves_everything_as_it_was(
         pytest.param("directory", IsADirectoryError, id="a-directory-is-in-its-place"),
         pytest.param("absent/fibers.json", FileNotFoundError, id="no-directory"),
         pytest.param("file/fibers.json", NotADirectoryError, id="a-file-for-a-directory"),
-        pytest.param("x" * 250, OSError, id="name-too-long"),
+        pytest.param("x" * 251, OSError, id="name-too-long"),
     ],
 )
 def test_replace_that_cannot_be_done_leaves_everything_as_it_was(
@@ -210,7 +212,7 @@ def test_replace_that_cannot_be_done_leaves_everything_as_it_was(
     (tmp_path / "directory").mkdir()
     (tmp_path / "file").write_bytes(OLD)
     with pytest.raises(error):
-        replace_file(tmp_path / name, b"[]")
+        replace_file(tmp_path / name, [b"[]"])
     assert names(tmp_path) == {"directory", "file"}
     assert names(tmp_path / "directory") == set()
     assert (tmp_path / "file").read_bytes() == OLD
@@ -220,8 +222,12 @@ def test_replace_that_cannot_be_done_leaves_everything_as_it_was(
 AS_NOBODY = f"""
 import logging, os, sys
 from pathlib import Path
+from neurotrale.annotations.change import FileChanges
+from neurotrale.annotations.content import Contents
 from neurotrale.annotations.locks import Locks
+from neurotrale.annotations.places import Places
 from neurotrale.annotations.store import AnnotationStore
+from neurotrale.annotations.wishes import Wish
 from neurotrale.durable import replace_file
 from neurotrale.errors import ReadOnlyError
 from neurotrale.names import AnnotationName, BlockName
@@ -249,7 +255,7 @@ def test_replace_in_a_directory_that_is_read_only_leaves_everything_as_it_was(
     path.chmod(0o666)
     reachable.chmod(0o555)
     code = (
-        "try: replace_file(Path(sys.argv[1]), b'[]')\n"
+        "try: replace_file(Path(sys.argv[1]), [b'[]'])\n"
         "except PermissionError: print('not allowed')\n"
     )
     assert run_python(AS_NOBODY + code, path).stdout == "not allowed\n"
@@ -267,16 +273,18 @@ def test_store_in_a_directory_that_is_read_only_refuses_every_change_and_gives_t
     for directory in (block, block.parent):
         directory.chmod(0o555)
     code = """
-store = AnnotationStore(Tree(Path(sys.argv[1])), Locks())
+contents, wish = Contents(), Wish()
+places = Places(Tree(Path(sys.argv[1])))
+store = AnnotationStore(places, contents, FileChanges(Locks(), contents))
 file = AnnotationName(("brain",), BlockName.parse("x0y0z0"), "fibers.json")
 new_file = AnnotationName(("brain",), BlockName.parse("x0y0z0"), "new.json")
 new_block = AnnotationName(("brain",), BlockName.parse("x7y7z7"), "fibers.json")
 for change in (
-    lambda: store.put(file, b"[]"),
-    lambda: store.put(new_file, b"[]"),
-    lambda: store.put(new_block, b"[]"),
-    lambda: store.patch(file, "old", b"{}"),
-    lambda: store.delete(file, "old"),
+    lambda: store.put(file, b"[]", wish),
+    lambda: store.put(new_file, b"[]", wish),
+    lambda: store.put(new_block, b"[]", wish),
+    lambda: store.patch(file, "old", b"{}", wish),
+    lambda: store.delete(file, "old", wish),
 ):
     try:
         print(change())
@@ -324,7 +332,7 @@ def test_lock_that_is_held_by_another_writer_is_busy_when_the_time_is_up(
     tmp_path: Path, same: bool
 ) -> None:
     path = tmp_path / "fibers.json"
-    first, second = Locks(0.05), Locks(0.05)
+    first, second = Locks(timeout_s=0.05), Locks(timeout_s=0.05)
 
     def write() -> None:
         with (first if same else second).hold(path, "fibers.json"):
@@ -337,7 +345,7 @@ def test_lock_that_is_held_by_another_writer_is_busy_when_the_time_is_up(
 
 
 def test_lock_of_one_file_does_not_hold_up_writers_of_another(tmp_path: Path) -> None:
-    locks = Locks(0.05)
+    locks = Locks(timeout_s=0.05)
 
     def write() -> str:
         with locks.hold(tmp_path / "z-0001.json", "z-0001.json"):
@@ -348,10 +356,10 @@ def test_lock_of_one_file_does_not_hold_up_writers_of_another(tmp_path: Path) ->
 
 
 def test_lock_is_free_again_after_a_writer_that_failed(tmp_path: Path) -> None:
-    locks, path = Locks(0.05), tmp_path / "fibers.json"
+    locks, path = Locks(timeout_s=0.05), tmp_path / "fibers.json"
     with pytest.raises(ZeroDivisionError), locks.hold(path, "fibers.json"):
         raise ZeroDivisionError
-    with locks.hold(path, "fibers.json"), Locks(0.05).hold(tmp_path / "b.json", "b.json"):
+    with locks.hold(path, "fibers.json"), Locks(timeout_s=0.05).hold(tmp_path / "b.json", "b.json"):
         pass
 
 
@@ -424,7 +432,7 @@ def test_patches_of_many_writers_at_once_are_all_in_the_file(
     assert first == {"id": "old", "n": 1000.0}
     assert {item["id"]: item["edit"] for item in others} == expected
     assert len(others) == len(expected)
-    assert names(block) == {"fibers.json", LOCK}
+    assert names(block) == {"fibers.json", LOCK, JOURNAL, BASE}
 
 
 def test_patches_of_one_annotation_at_once_leave_it_once_as_one_of_them_wrote_it(
@@ -457,7 +465,7 @@ def test_additions_and_removals_at_once_leave_the_other_annotations_byte_for_byt
 
     at_once(WRITERS, work)
     assert (block / "fibers.json").read_bytes() == OLD
-    assert names(block) == {"fibers.json", LOCK}
+    assert names(block) == {"fibers.json", LOCK, JOURNAL, BASE}
 
 
 def test_removals_of_one_annotation_at_once_succeed_once(
@@ -486,7 +494,7 @@ def test_puts_of_a_new_block_at_once_create_it_once_with_one_whole_body(
     )
     assert sorted(statuses) == [200] * (WRITERS - 1) + [201]
     assert (new / "fibers.json").read_text() in bodies
-    assert names(new) == {"fibers.json", LOCK}
+    assert names(new) == {"fibers.json", LOCK, JOURNAL}
 
 
 def test_readers_while_others_write_see_one_whole_file_or_another(
@@ -551,7 +559,7 @@ def test_change_while_another_process_holds_the_lock_is_503_that_says_when_to_co
         assert "being written by others" in answer.json()["description"]
         assert (block / "fibers.json").read_bytes() == OLD
     assert requests.request(method, address, params=params, json=body).status_code == 200
-    assert names(block) == {"fibers.json", LOCK}
+    assert names(block) == {"fibers.json", LOCK, JOURNAL, BASE}
 
 
 def test_reads_and_changes_of_other_files_go_on_while_another_process_holds_the_lock(

@@ -185,10 +185,9 @@ class FileChanges:
         record = self._record(
             standing.next, _state(content), State(sum(map(len, new)), etag), change, author, held
         )
-        if standing.applied is None:
-            journal.keep_base()
+        write = journal.append if standing.applied is not None else journal.begin
         try:
-            status = replace_file(journal.file, new, lambda: journal.append(record))
+            status = replace_file(journal.file, new, lambda: write(record))
         except OSError:
             self._void(journal, record.n)
             raise

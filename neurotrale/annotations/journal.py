@@ -14,6 +14,7 @@ import base64
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -138,8 +139,21 @@ class Journal:
         line = _encoder.encode(record) + b"\n"
         append(self.path, b"\n" + line if self._ends_torn() else line, self.file)
 
-    def keep_base(self) -> None:
-        """Keep the file's content as it is before the first change that is recorded."""
+    def begin(self, record: Record) -> None:
+        """Append the first record that counts; the content before it is kept as the base.
+
+        Raises:
+            OSError: The journal is as it was.
+        """
+        self._keep_base()
+        try:
+            self.append(record)
+        except BaseException:
+            with suppress(OSError):
+                self.base_path.unlink(missing_ok=True)
+            raise
+
+    def _keep_base(self) -> None:
         self.base_path.unlink(missing_ok=True)
         try:
             os.link(self.file, self.base_path)
