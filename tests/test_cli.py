@@ -53,9 +53,11 @@ class Option:
 OPTIONS = (
     Option("--host", "NEUROTRALE_HOST", "127.0.0.1", "::1", "::1"),
     Option("--port", "NEUROTRALE_PORT", 9000, "0", 0, ("-1", "65536", "http", "80.5")),
+    Option("--unix-socket", "NEUROTRALE_UNIX_SOCKET", None, "u.sock", Path("u.sock")),
     Option("--workers", "NEUROTRALE_WORKERS", 10, "3", 3, ("0", "-2", "1025", "many", "1.5")),
     Option("--threads", "NEUROTRALE_THREADS", 4, "7", 7, ("0", "257", "x")),
     Option("--connections", "NEUROTRALE_CONNECTIONS", 500, "6", 6, ("0", "100001", "x")),
+    Option("--queue", "NEUROTRALE_QUEUE", 64, "9", 9, ("0", "100001", "x")),
     Option("--read-only", "NEUROTRALE_READ_ONLY", False, "1", True, ("maybe",)),
     Option("--follow-symlinks", "NEUROTRALE_FOLLOW_SYMLINKS", False, "true", True, ("maybe",)),
     Option(
@@ -71,6 +73,10 @@ OPTIONS = (
         "--lock-timeout", "NEUROTRALE_LOCK_TIMEOUT", 10.0, "2.5", 2.5,
         ("-1", "601", "inf", "nan", "soon"),
     ),
+    Option("--lock", "NEUROTRALE_LOCK", "auto", "strict", "strict", ("soft",)),
+    Option("--guard", "NEUROTRALE_GUARD", "browser", "all", "all", ("on",)),
+    Option("--compress", "NEUROTRALE_COMPRESS", "auto", "gzip", "gzip", ("brotli",)),
+    Option("--chunk-cache", "NEUROTRALE_CHUNK_CACHE", 0, "60", 60, ("-1", "31536001", "x")),
     Option(
         "--drain-timeout", "NEUROTRALE_DRAIN_TIMEOUT", 30.0, "0", 0.0,
         ("-1", "3601", "inf", "nan", "soon"),

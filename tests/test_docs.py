@@ -25,7 +25,8 @@ from tests.processes import ACCESS_LINE, PATIENCE_S, REPOSITORY, neurotrale, run
 README = (REPOSITORY / "README.md").read_text()
 CHANGELOG = (REPOSITORY / "CHANGELOG.md").read_text()
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
-DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("container/**/*.md")])
+PAGES = sorted(REPOSITORY.glob("docs/*.md"))
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("container/**/*.md"), *PAGES])
 SERVED_AT = "http://localhost:9000"
 
 
@@ -55,6 +56,12 @@ def test_readme_begins_with_the_two_commands() -> None:
     assert COMMANDS[:2] == ["make demo", "make test"]
 
 
+def parsed(words: list[str]) -> click.Context:
+    """Have the command line take the words of a command; its /data stands for any directory."""
+    name, *rest = [str(REPOSITORY) if word == "/data" else word for word in words]
+    return main.commands[name].make_context(name, rest, parent=click.Context(main))
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_readme_command_is_one_that_exists(command: str) -> None:
     program, *arguments = shlex.split(command)
@@ -67,8 +74,28 @@ def test_readme_command_is_one_that_exists(command: str) -> None:
             assert re.search(rf"^{word.partition('=')[0]} *\?=", MAKEFILE, re.MULTILINE)
     else:
         assert program == "neurotrale"
-        name, *rest = arguments
-        main.commands[name].make_context(name, rest, parent=click.Context(main))
+        parsed(arguments)
+
+
+PAGE_COMMANDS = sorted(
+    {
+        line.partition(" #")[0].strip()
+        for page in PAGES
+        for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+        for line in block.splitlines()
+    }
+)
+
+
+@pytest.mark.parametrize("command", PAGE_COMMANDS)
+def test_page_command_is_one_that_exists(command: str) -> None:
+    words = shlex.split(command.partition(" > ")[0])
+    if words[0] == "srun":
+        words = words[2:]
+    if words[0] == "neurotrale":
+        parsed(words[1:])
+    else:
+        assert shutil.which(words[0]) is not None
 
 
 def test_readme_names_only_make_targets_that_exist() -> None:
@@ -222,6 +249,7 @@ def test_readme_starts_with_its_name_and_has_its_sections() -> None:
     titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
     assert titles == [
         "Use",
+        "Nothing is lost",
         "URLs",
         "Options",
         "Files on disk",

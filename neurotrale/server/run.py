@@ -70,11 +70,11 @@ def serve(settings: ServeSettings, announce: Callable[[Started], None]) -> int:
     Raises:
         StartError: The data root, the address or the ready file is not usable.
     """
-    app = create_app(settings.app)
-    tree = Tree(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
-    _warn_about_shadows(tree)
     _check_ready_file(settings.ready_file)
     with _listening(settings) as listening:
+        app = create_app(settings.app)
+        tree = Tree(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
+        _warn_about_shadows(tree)
         if settings.ready_file is not None:  # an old one would tell of a service that is gone
             settings.ready_file.unlink(missing_ok=True)
         url, facts = _address(listening, settings)
