@@ -34,7 +34,7 @@ class FileResource:
             200:
                 description: The file.
                 headers: {ETag: ETag, Last-Modified: LastModified, Cache-Control: CacheControl}
-                content: {'*/*': {schema: {type: string, format: binary}}}
+                content: {'*/*': {}}
             206: PartialContent
             302:
                 description: It is a directory; its page is behind the slash.
