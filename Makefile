@@ -12,7 +12,7 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check lint types pytest real-data format clean
+.PHONY: help demo test check lint types pytest real-data bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -37,6 +37,9 @@ pytest: $(VENV)/.dev $(VENV)/.package .cache/real-data/.complete  ## the tests (
 	$(BIN)/python -m pytest $(ARGS)
 
 real-data: .cache/real-data/.complete  ## fetch the real images that some tests read
+
+bench: $(VENV)/.bench $(VENV)/.package  ## measure against the targets, under ten minutes (ARGS='--only patching')
+	$(BIN)/python -m benchmarks --plot docs/benchmarks.png $(ARGS)
 
 format: $(VENV)/.dev  ## rewrite the code as lint wants it
 	$(BIN)/python -m ruff check --quiet --fix .
@@ -76,6 +79,11 @@ $(VENV)/.runtime: requirements.txt $(VENV)/.made
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	@echo 'installing requirements-dev.txt (a minute or two)'
 	@$(PIP) install --quiet -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.runtime
+	@echo 'installing requirements-bench.txt'
+	@$(PIP) install --quiet -r requirements-bench.txt
 	@touch $@
 
 # The package is installed in place: a change of its code needs no new installation.

@@ -77,10 +77,9 @@ def chunk_throughput(setting: Setting) -> Iterator[Result]:
         layout: [f"/{layout}/1_1_1/{name}" for name in chunk_names()]
         for layout in ("pages", "single", "uncompressed")
     }
-    tiffs = [f"{path}.tiff" for path in paths["single"]]
 
-    def rate(url: str, wanted: list[str], codings: str = "gzip, deflate, br, zstd") -> float:
-        return requests_per_second(url, wanted, setting.place, setting.seconds, codings)
+    def asking(url: str, wanted: list[str]) -> Callable[[], float]:
+        return lambda: requests_per_second(url, wanted, setting.place, setting.seconds)
 
     with neurotrale(root, WORKERS) as (ours, _):
         with naive(root, WORKERS) as theirs:
@@ -89,25 +88,23 @@ def chunk_throughput(setting: Setting) -> Iterator[Result]:
                 ("single", "one segment a chunk", 80),
             ):
                 mine, other, ratio = setting.pairs(
-                    lambda layout=layout: rate(ours, paths[layout]),
-                    lambda layout=layout: rate(theirs, paths[layout]),
+                    asking(ours, paths[layout]), asking(theirs, paths[layout])
                 )
                 yield Result(
                     f"chunks, {name}, against naive", _per_s(mine), _per_s(other), ratio, target
                 )
         with nginx(root, WORKERS) as theirs:
             for layout, name in (("single", "passed through"), ("uncompressed", "uncompressed")):
-                files = tiffs if layout == "single" else [f"{p}.tiff" for p in paths[layout]]
+                files = [f"{path}.tiff" for path in paths[layout]]
                 mine, other, ratio = setting.pairs(
-                    lambda layout=layout: rate(ours, paths[layout]),
-                    lambda files=files: rate(theirs, files),
+                    asking(ours, paths[layout]), asking(theirs, files)
                 )
                 yield Result(
                     f"chunks, {name}, against nginx", _per_s(mine), _per_s(other), ratio, 0.4
                 )
         with neurotrale(root, 1) as (single, _):
             mine, other, ratio = setting.pairs(
-                lambda: rate(ours, paths["pages"]), lambda: rate(single, paths["pages"])
+                asking(ours, paths["pages"]), asking(single, paths["pages"])
             )
             yield Result("2 workers against 1", _per_s(mine), _per_s(other), ratio, 1.8)
 

@@ -200,7 +200,12 @@ def _add_parameters(spec: APISpec) -> None:
     }
     spec.components.parameter("Id", "query", {**id_, "required": True})
     spec.components.parameter("OptionalId", "query", {**id_, "required": False})
-    revision: Json = {"name": "revision", "schema": {"type": "integer", "minimum": 0}}
+    revision: Json = {
+        "name": "revision",
+        "description": "Number of a change; 0 is before the first one.",
+        "schema": {"type": "integer", "minimum": 0},
+        "example": 0,
+    }
     spec.components.parameter("Revision", "path", {**revision, "required": True})
     spec.components.parameter("OptionalRevision", "query", revision)
     queries: dict[str, tuple[str, Json]] = {

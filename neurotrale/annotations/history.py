@@ -104,7 +104,7 @@ def content_at(journal: Journal, revision: int, content: Content | None) -> byte
         body = _backwards(journal, revision, content)
         if body is not None:
             return body
-    return _forwards(journal, revision)
+    return _forwards(journal, revision, content)
 
 
 def existed_at(journal: Journal, revision: int) -> bool:
@@ -147,13 +147,15 @@ def _backwards(journal: Journal, revision: int, content: Content) -> bytes | Non
     return body if revision == 0 and at_target else None
 
 
-def _forwards(journal: Journal, revision: int) -> bytes:
+def _forwards(journal: Journal, revision: int, content: Content | None) -> bytes:
     voided = {entry.of for entry in journal.entries() if entry.op == "void"}
     records = [
         record
         for record in journal.records_forward()
         if record.op != "void" and record.n not in voided and record.n <= (revision or sys.maxsize)
     ]
+    if not records and not revision and content is not None:
+        return content.body  # nothing was recorded yet
     if not records or (revision and records[-1].n != revision):
         raise NoHistoryError(f"There is no revision {revision}.")
     first = records[0]
