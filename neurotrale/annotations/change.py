@@ -16,7 +16,7 @@ from pathlib import Path
 from neurotrale.annotations.content import Content, Contents, etag_of
 from neurotrale.annotations.difference import apply, changes, difference, whole
 from neurotrale.annotations.document import Document, Hunk, Index, NotAnArrayError
-from neurotrale.annotations.history import NoHistoryError, content_at
+from neurotrale.annotations.history import NoHistoryError, content_at, never_made
 from neurotrale.annotations.journal import (
     Entry,
     Journal,
@@ -27,7 +27,7 @@ from neurotrale.annotations.journal import (
 )
 from neurotrale.annotations.locks import Locks
 from neurotrale.durable import replace_file, temporary_of
-from neurotrale.errors import MissingError
+from neurotrale.errors import DamagedError, MissingError
 from neurotrale.faults import writing
 from neurotrale.files import Stamp
 from neurotrale.times import format_time
@@ -155,10 +155,12 @@ class FileChanges:
             BusyError, ReadOnlyError, DiskFullError: Nothing was changed.
         """
         with self.locks.hold(path, what), writing(what):
-            self._sweep(path)
             content = self._read(path)
             journal = Journal(path)
-            standing = self._agree(journal, content)
+            try:
+                standing = self._agree(journal, content)
+            finally:
+                self._sweep(path)
             change = decide(Before(content, tuple(standing.held)))
             return self._write(journal, standing, content, change, author)
 
@@ -182,15 +184,16 @@ class FileChanges:
             return Done(content.etag, False, False)
         new = apply(body, change.hunks)
         etag = etag_of(new)
+        stamp = "" if content is None else content.stamp.etag
         record = self._record(
-            standing.next, _state(content), State(len(new), etag), change, author, held
+            standing.next, _state(content), State(len(new), etag), change, author, held, stamp
         )
         if standing.applied is None:
             journal.keep_base()
         try:
             status = replace_file(journal.file, [new], lambda: journal.append(record))
         except OSError:
-            self._void(journal, record.n)
+            self._void(journal, record)
             raise
         self._remember(journal.file, Stamp.of(status), etag, change.index, new)
         return Done(etag, content is None, True)
@@ -203,6 +206,7 @@ class FileChanges:
         change: Change,
         author: Author,
         held: Sequence[str],
+        stamp: str = "",
     ) -> Record:
         touched = changes(change.hunks)
         texts, is_base64 = encoded_hunks(change.hunks)
@@ -213,6 +217,7 @@ class FileChanges:
             by=author.name,
             source=author.source,
             old=old,
+            stamp=stamp,
             new=new,
             added=list(touched.added),
             changed=list(touched.changed),
@@ -237,24 +242,27 @@ class FileChanges:
     def _agree(self, journal: Journal, content: Content | None) -> Standing:
         """Make the journal say what the file says, before anything is added to it."""
         last, applied = journal.standing()
-        if last is None or applied is None or applied.new == _state(content):
+        if last is None or applied is None:
             return Standing(last, applied)
-        if last is applied and last.old == _state(content):
+        if last is applied and never_made(journal, last, content):
             log.warning("%s: change %d was recorded and never made", journal.file, last.n)
             journal.append(self._void_record(last))
+        elif applied.new == _state(content):
+            return Standing(last, applied)
         else:
             log.warning("%s was changed by another program", journal.file)
             journal.append(self._outside(journal, last, applied, content))
         return Standing(*journal.standing())
 
-    def _void(self, journal: Journal, n: int) -> None:
+    def _void(self, journal: Journal, record: Record) -> None:
         """Mark a change that was recorded, but whose file could not be replaced."""
         try:
             last, _ = journal.standing()
-            if last is not None and last.n == n:
+            # When the last step failed, the file is replaced; only its directory may not know.
+            if last is not None and last.n == record.n and _stamp(journal.file) == record.stamp:
                 journal.append(self._void_record(last))
         except OSError:
-            log.exception("%s: change %d is marked by the next writer", journal.file, n)
+            log.exception("%s: change %d is marked by the next writer", journal.file, record.n)
 
     def _void_record(self, last: Entry) -> Record:
         change = Change("void", (), of=last.n)
@@ -284,18 +292,22 @@ class FileChanges:
         directory = path.parent
         if directory in self._swept:
             return
-        self._swept.add(directory)
         for name in os.listdir(directory):
             if name.startswith(".") and name.endswith(".tmp"):
                 self._sweep_other(directory / name[1 : -len(".tmp")], path)
+        self._swept.add(directory)
 
     def _sweep_other(self, other: Path, mine: Path) -> None:
         if other == mine or other.suffix != ".json":
             return
-        with self.locks.if_free(other) as free:
-            if free:
-                temporary_of(other).unlink(missing_ok=True)
-                log.info("removed what a writer of %s left behind", other)
+        try:
+            with self.locks.if_free(other) as free:
+                if free:
+                    self._agree(Journal(other), self._read(other))
+                    temporary_of(other).unlink(missing_ok=True)
+                    log.info("removed what a writer of %s left behind", other)
+        except (OSError, MissingError, DamagedError) as error:  # no reason to refuse this write
+            log.warning("what a writer of %s left behind stays there: %s", other, error)
 
 
 def hunks_between(old: bytes, new: bytes) -> list[Hunk]:
@@ -317,3 +329,10 @@ def existing(before: Before, what: str) -> Content:
 
 def _state(content: Content | None) -> State | None:
     return None if content is None else State(len(content.body), content.etag)
+
+
+def _stamp(path: Path) -> str:
+    try:
+        return Stamp.of(path.stat()).etag
+    except FileNotFoundError:
+        return ""
