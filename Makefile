@@ -12,7 +12,7 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check lint types pytest real-data bench format clean
+.PHONY: help demo test check lint types pytest stress real-data bench format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ types: $(VENV)/.dev  ## mypy --strict
 
 pytest: $(VENV)/.dev $(VENV)/.package .cache/real-data/.complete  ## the tests (ARGS='-k ranges -x')
 	$(BIN)/python -m pytest $(ARGS)
+
+stress: $(VENV)/.dev $(VENV)/.package  ## a minute of many writers while workers are killed
+	$(BIN)/python -m tests.stress --seconds 60 $(ARGS)
 
 real-data: .cache/real-data/.complete  ## fetch the real images that some tests read
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from neurotrale.annotations.author import Author
 from neurotrale.annotations.content import Content, Contents, etag_of
 from neurotrale.annotations.difference import applied, changes, hunks_between
 from neurotrale.annotations.document import Hunk, Index, NotAnArrayError
-from neurotrale.annotations.history import NoHistoryError, content_at
+from neurotrale.annotations.history import NoHistoryError, content_at, never_made
 from neurotrale.annotations.journal import (
     Entry,
     Journal,
@@ -33,19 +34,6 @@ from neurotrale.files import Stamp
 from neurotrale.times import format_time
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Author:
-    """Who makes a change.
-
-    Attributes:
-        name: The name that belongs to the token, or the address, or the user's name.
-        source: The client's address, or ``command line``.
-    """
-
-    name: str = ""
-    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +126,9 @@ class FileChanges:
         self.locks = locks
         self.contents = contents
         self._now = now
-        self._leftovers = Leftovers(locks)
+        self._leftovers = Leftovers(
+            locks, lambda file: self._agree(Journal(file), self._read(file))
+        )
 
     def change(
         self, path: Path, what: str, author: Author, decide: Callable[[Before], Change]
@@ -155,12 +145,17 @@ class FileChanges:
             BusyError, ReadOnlyError, DiskFullError: Nothing was changed.
         """
         with self.locks.hold(path, what), writing(what):
-            self._leftovers.remove(path)
             content = self._read(path)
             journal = Journal(path)
-            standing = self._agree(journal, content)
+            try:
+                standing = self._agree(journal, content)
+            finally:
+                self._leftovers.remove(path)
             change = decide(Before(content, tuple(standing.held)))
             return self._write(journal, standing, content, change, author)
+
+    def _agree_alone(self, path: Path) -> None:
+        self._agree(Journal(path), self._read(path))
 
     def _read(self, path: Path) -> Content | None:
         try:
@@ -181,18 +176,17 @@ class FileChanges:
         if not change.hunks and content is not None and held == standing.held:
             return Done(content.etag, False, False)
         new = applied(body, change.hunks)
-        etag = etag_of(*new)
-        record = self._record(
-            standing.next, _state(content), State(sum(map(len, new)), etag), change, author, held
-        )
+        state = State(sum(map(len, new)), etag_of(*new))
+        stamp = "" if content is None else content.stamp.etag
+        record = self._record(standing.next, _state(content), state, change, author, held, stamp)
         write = journal.append if standing.applied is not None else journal.begin
         try:
             status = replace_file(journal.file, new, lambda: write(record))
         except OSError:
-            self._void(journal, record.n)
+            self._void(journal, record)
             raise
-        self._remember(journal.file, Stamp.of(status), etag, change.index, new)
-        return Done(etag, content is None, True)
+        self._remember(journal.file, Stamp.of(status), state.hash, change.index, new)
+        return Done(state.hash, content is None, True)
 
     def _record(
         self,
@@ -202,6 +196,7 @@ class FileChanges:
         change: Change,
         author: Author,
         held: Sequence[str],
+        stamp: str = "",
     ) -> Record:
         touched = changes(change.hunks)
         texts, is_base64 = encoded_hunks(change.hunks)
@@ -212,6 +207,7 @@ class FileChanges:
             by=author.name,
             source=author.source,
             old=old,
+            stamp=stamp,
             new=new,
             added=list(touched.added),
             changed=list(touched.changed),
@@ -241,24 +237,27 @@ class FileChanges:
     def _agree(self, journal: Journal, content: Content | None) -> Standing:
         """Make the journal say what the file says, before anything is added to it."""
         last, applied = journal.standing()
-        if last is None or applied is None or applied.new == _state(content):
+        if last is None or applied is None:
             return Standing(last, applied)
-        if last is applied and last.old == _state(content):
+        if last is applied and never_made(journal, last, content):
             log.warning("%s: change %d was recorded and never made", journal.file, last.n)
             journal.append(self._void_record(last))
+        elif applied.new == _state(content):
+            return Standing(last, applied)
         else:
             log.warning("%s was changed by another program", journal.file)
             journal.append(self._outside(journal, last, applied, content))
         return Standing(*journal.standing())
 
-    def _void(self, journal: Journal, n: int) -> None:
+    def _void(self, journal: Journal, record: Record) -> None:
         """Mark a change that was recorded, but whose file could not be replaced."""
         try:
             last, _ = journal.standing()
-            if last is not None and last.n == n:
+            # When the last step failed, the file is replaced; only its directory may not know.
+            if last is not None and last.n == record.n and _stamp(journal.file) == record.stamp:
                 journal.append(self._void_record(last))
         except OSError:
-            log.exception("%s: change %d is marked by the next writer", journal.file, n)
+            log.exception("%s: change %d is marked by the next writer", journal.file, record.n)
 
     def _void_record(self, last: Entry) -> Record:
         change = Change("void", (), of=last.n)
@@ -288,3 +287,10 @@ def existing(before: Before, what: str) -> Content:
 
 def _state(content: Content | None) -> State | None:
     return None if content is None else State(len(content.body), content.etag)
+
+
+def _stamp(path: Path) -> str:
+    try:
+        return Stamp.of(path.stat()).etag
+    except FileNotFoundError:
+        return ""

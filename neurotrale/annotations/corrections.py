@@ -139,7 +139,10 @@ def _kind(fold: _Fold) -> Kind | None:
         return None if fold.last is None else "added"
     if fold.last is None:
         return "removed"
-    first, last = _decode.decode(fold.first), _decode.decode(fold.last)
+    try:
+        first, last = _decode.decode(fold.first), _decode.decode(fold.last)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "changed"  # from what another program wrote, and nobody can read
     if first == last:
         return None
     for key in _LOOKED_AT:
@@ -152,5 +155,8 @@ def _kind(fold: _Fold) -> Kind | None:
 
 
 def _raw(content: bytes | None) -> msgspec.Raw | None:
-    # On one line, as JSON Lines wants it; the spelling of numbers stays.
-    return None if content is None else msgspec.Raw(msgspec.json.format(content, indent=-1))
+    if content is None:
+        return None
+    # On one line and in UTF-8, as JSON Lines wants it; the spelling of numbers stays.
+    text = content.decode(errors="replace")
+    return msgspec.Raw(msgspec.json.format(text, indent=-1).encode())

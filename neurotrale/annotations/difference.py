@@ -123,7 +123,12 @@ def changes(hunks: Iterable[Hunk]) -> Changes:
 
 def same(a: bytes, b: bytes) -> bool:
     """Tell whether two annotations say the same, however they are spelled."""
-    return a == b or _decode.decode(a) == _decode.decode(b)
+    if a == b:
+        return True
+    try:
+        return bool(_decode.decode(a) == _decode.decode(b))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False  # what another program wrote was cut out, and never looked at
 
 
 def _annotations(text: bytes) -> dict[str, bytes]:

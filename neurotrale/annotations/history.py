@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from neurotrale.annotations.content import Content, etag_of
 from neurotrale.annotations.difference import apply, reversed_hunks
 from neurotrale.annotations.journal import Entry, Journal, Record
+from neurotrale.durable import temporary_of
 
 
 class NoHistoryError(LookupError):
@@ -57,16 +58,31 @@ def made(journal: Journal, content: Content | None) -> Iterator[tuple[Entry, boo
     """
     voided: set[int] = set()
     newest = True
-    state = None if content is None else (len(content.body), content.etag)
     for entry in journal.entries():
         if entry.op == "void":
             voided.add(entry.of)
             newest = False
             continue
-        # The newest record may be of a writer that died, or that is just about to finish.
-        pending = newest and _state(entry.new) != state and _state(entry.old) == state
+        pending = newest and never_made(journal, entry, content)
         newest = False
         yield entry, entry.n not in voided and not pending
+
+
+def never_made(journal: Journal, newest: Entry, content: Content | None) -> bool:
+    """Tell whether the newest change is one of a writer that died, or that has yet to finish.
+
+    Its file is then the very file of before, not only one of the same content: that, another
+    program may have brought back. Where there was no file, the temporary one lies there still.
+
+    Args:
+        journal: The file's journal.
+        newest: Its last record.
+        content: The file as it is now.
+    """
+    if content is None:
+        return newest.old is None and temporary_of(journal.file).exists()
+    unchanged = _state(newest.old) == (len(content.body), content.etag)
+    return unchanged and newest.stamp == content.stamp.etag
 
 
 def changes_of(
@@ -93,7 +109,8 @@ def content_at(journal: Journal, revision: int, content: Content | None) -> byte
 
     Args:
         journal: The file's journal.
-        revision: Number of the change; 0 is the file before the first one.
+        revision: Number of the change; 0 is the file before the first one. Of a change that was
+            recorded and never made, it is the file as that would have made it.
         content: The file as it is now, from which recent revisions are found; None to begin from
             the first content instead.
 
@@ -152,7 +169,9 @@ def _forwards(journal: Journal, revision: int, content: Content | None) -> bytes
     records = [
         record
         for record in journal.records_forward()
-        if record.op != "void" and record.n not in voided and record.n <= (revision or sys.maxsize)
+        if record.op != "void"
+        and (record.n not in voided or record.n == revision)
+        and record.n <= (revision or sys.maxsize)
     ]
     if not records and not revision and content is not None:
         return content.body  # nothing was recorded yet

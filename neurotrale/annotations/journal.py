@@ -44,6 +44,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         source: The client's address.
         op: What was done.
         old: The content before; None when there was no file.
+        stamp: What told the file before from another one of the same content.
         new: The content after.
         added: Ids of annotations.
         changed: Ids of annotations.
@@ -59,6 +60,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     by: str = ""
     source: str = ""
     old: State | None = None
+    stamp: str = ""
     new: State | None = None
     added: list[str] = []
     changed: list[str] = []
@@ -156,7 +158,7 @@ class Journal:
     def _keep_base(self) -> None:
         self.base_path.unlink(missing_ok=True)
         try:
-            os.link(self.file, self.base_path)
+            os.link(os.path.realpath(self.file), self.base_path)  # never a link to the link
         except FileNotFoundError:
             return
         except OSError:  # no hard links here, or not ours to link

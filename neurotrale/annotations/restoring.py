@@ -83,7 +83,7 @@ def restored_removals(before: Before, journal: Journal, what: str, since: str | 
     lost: dict[str, bytes] = {}
     for record in _made_records(before, journal):
         if since is not None and record.at < since:
-            break
+            continue  # not the end: the clocks of several nodes differ
         for id_, content in changes(record.bytes_hunks()).removed.items():
             if id_ not in document.index.ids:
                 lost.setdefault(id_, content)  # the newest one counts

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from neurotrale.annotations.change import Author, Before
+from neurotrale.annotations.author import Author
+from neurotrale.annotations.change import Before
 from neurotrale.annotations.content import etag_of
 from neurotrale.errors import ChangedError
 

@@ -11,7 +11,8 @@ from typing import Any
 import click
 import msgspec
 
-from neurotrale.annotations.change import Author, FileChanges
+from neurotrale.annotations.author import Author
+from neurotrale.annotations.change import FileChanges
 from neurotrale.annotations.content import Contents
 from neurotrale.annotations.corrections import corrections as corrections_of
 from neurotrale.annotations.document import id_of

@@ -6,7 +6,7 @@ import re
 
 from falcon import Request
 
-from neurotrale.annotations.change import Author
+from neurotrale.annotations.author import Author
 from neurotrale.annotations.guard import GuardMode
 from neurotrale.annotations.wishes import Condition, Wish
 from neurotrale.codings import CODINGS

@@ -1,0 +1,96 @@
+"""The stores of annotations, opened on a directory just as the service opens them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from neurotrale.annotations.author import Author
+from neurotrale.annotations.change import FileChanges
+from neurotrale.annotations.content import Contents
+from neurotrale.annotations.filesystems import LockSetting
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.locks import Locks
+from neurotrale.annotations.past import Past
+from neurotrale.annotations.places import Place, Places
+from neurotrale.annotations.store import AnnotationStore
+from neurotrale.annotations.wishes import Wish
+from neurotrale.names import AnnotationName, BlockName
+from neurotrale.tree import Tree
+
+NAME = AnnotationName(("brain",), BlockName.parse("x0y0z0"), "fibers.json")
+ANN = Wish(Author("ann", "127.0.0.1"))
+
+
+@dataclass(frozen=True)
+class Stores:
+    """One instance of the service's stores; several on one directory are so many services.
+
+    Attributes:
+        root: The data root.
+        store: Reads and writes ``NAME``.
+        past: Its history.
+        place: Where it is.
+    """
+
+    root: Path
+    store: AnnotationStore
+    past: Past
+    place: Place
+
+    @property
+    def file(self) -> Path:
+        return self.place.path
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.file)
+
+    def put(self, body: bytes, wish: Wish = ANN) -> None:
+        self.store.put(NAME, body, wish)
+
+    def patch(self, id_: str, wish: Wish = ANN, **values: Any) -> None:
+        self.store.patch(NAME, id_, annotation(id_, **values), wish)
+
+    def delete(self, id_: str, wish: Wish = ANN) -> None:
+        self.store.delete(NAME, id_, wish)
+
+
+def open_stores(
+    root: Path, lock: LockSetting = "flock", timeout_s: float = 10.0, *, make: bool = True
+) -> Stores:
+    """Open the stores on a data root, which gets the directory of one block when it is new."""
+    places, contents = Places(Tree(root)), Contents()
+    path = root / "brain" / "annotations" / "x0y0z0" / NAME.leaf
+    if make:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    changes = FileChanges(Locks(lock, timeout_s), contents)
+    return Stores(
+        root,
+        AnnotationStore(places, contents, changes),
+        Past(contents, changes),
+        Place(path, "brain/annotations/x0y0z0/fibers.json"),
+    )
+
+
+def annotation(id_: str, **values: Any) -> bytes:
+    """Write an annotation that breaks no rule."""
+    return json.dumps({"id": id_, "type": "point", "point": [1, 2, 3], **values}).encode()
+
+
+def array(*annotations: bytes) -> bytes:
+    """Write a file in the spacing of the original service's files."""
+    return b"[\n   " + b",\n   ".join(annotations) + b"\n]\n" if annotations else b"[]"
+
+
+# Runs a command without what root may do beyond others, so that permissions count for it, too.
+_DROP = """
+import ctypes, os, sys
+for capability in range(64):
+    ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+ORDINARY = (sys.executable, "-c", _DROP)

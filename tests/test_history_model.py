@@ -1,0 +1,513 @@
+"""Random histories against a plain model: a list of contents, one for each recorded change."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from neurotrale.annotations.author import Author
+from neurotrale.annotations.content import etag_of
+from neurotrale.annotations.corrections import corrections
+from neurotrale.annotations.history import Filter, content_at
+from neurotrale.annotations.wishes import Condition, Wish
+from neurotrale.errors import ChangedError, DamagedError, MissingError
+from tests.stores import NAME, array, open_stores
+
+IDS = ["a", "b", "c", "é-ü", 'q"\\', "f" * 40]
+NODES = ("first", "second")
+PEOPLE = ("ann", "bob")
+
+# What a program may have left where an annotation file should be.
+BROKEN = {
+    "empty": b"",
+    "blank": b" \n",
+    "cut off": b'[{"id": "a"}, {"id": "b", "po',
+    "an object": b'{"annotations": [{"id": "a"}]}',
+    "not UTF-8": b'[{"id": "a"}, \xff\xfe]',
+}
+
+ids = st.sampled_from(IDS)
+nodes = st.sampled_from(NODES)
+people = st.sampled_from(PEOPLE)
+values = st.fixed_dictionaries(
+    {},
+    optional={
+        "reviewed": st.booleans(),
+        "visited": st.booleans(),
+        "anntype": st.sampled_from(["axon", "glia, [x]", "\u2028"]),
+        "length": st.sampled_from([1, 1.0, 1e22, 0.1]),
+        "unknown key": st.sampled_from(["]", "},{", '"', [[]], {"id": "a"}, 2**70]),
+    },
+)
+spellings = st.sampled_from(
+    [
+        {"separators": (",", ":")},
+        {"separators": (", ", ": ")},
+        {"indent": 3},
+        {"indent": 1, "ensure_ascii": False},
+    ]
+)
+files = st.dictionaries(ids, values, max_size=len(IDS))
+
+
+def spelled(id_: str, more: dict[str, Any], spelling: dict[str, Any]) -> bytes:
+    found = {"id": id_, "type": "point", "point": [1, 2.5, -3], **more}
+    return json.dumps(found, **spelling).encode()
+
+
+def spelled_file(annotations: dict[str, Any], spelling: dict[str, Any]) -> bytes:
+    pieces = [spelled(id_, more, spelling) for id_, more in annotations.items()]
+    return b"[" + b",".join(pieces) + b"]" if "separators" in spelling else array(*pieces)
+
+
+def pieces_of(content: bytes) -> dict[str, bytes] | None:
+    """Cut a file into its annotations in order, without any of the code under test."""
+    try:
+        text = content.decode()
+        if not isinstance(json.loads(text), list):
+            return None
+    except ValueError:
+        return None
+    decoder = json.JSONDecoder()
+    found: dict[str, bytes] = {}
+    at = text.index("[") + 1
+    while True:
+        while text[at] in " \t\r\n,":
+            at += 1
+        if text[at] == "]":
+            return found
+        value, stop = decoder.raw_decode(text, at)
+        found[value["id"]] = text[at:stop].encode()
+        at = stop
+
+
+@dataclass
+class Change:
+    """A recorded change as the model remembers it."""
+
+    op: str
+    by: str
+    before: bytes | None
+    after: bytes | None
+    held: list[str]
+
+    @property
+    def touched(self) -> tuple[set[str], set[str], set[str]]:
+        before, after = (pieces_of(c or b"") or {} for c in (self.before, self.after))
+        changed = {
+            id_
+            for id_ in before.keys() & after.keys()
+            if json.loads(before[id_]) != json.loads(after[id_])
+        }
+        return after.keys() - before.keys(), changed, before.keys() - after.keys()
+
+
+@dataclass
+class Model:
+    """What the directory should hold."""
+
+    now: bytes | None = None
+    changes: list[Change] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
+    first: bytes | None = None
+
+    @property
+    def known(self) -> bytes | None:
+        return self.changes[-1].after if self.changes else self.now
+
+    def notice(self) -> None:
+        """What every writer does first: look whether another program was here."""
+        if self.changes and self.known != self.now:
+            present = pieces_of(self.now or b"") or {}
+            self.held = [id_ for id_ in self.held if id_ in present]
+            self.changes.append(Change("outside", "", self.known, self.now, self.held))
+
+    def record(self, op: str, by: str, after: bytes, held: list[str]) -> None:
+        if after == self.now and held == self.held:
+            return
+        if not self.changes:
+            self.first = self.now
+        self.changes.append(Change(op, by, self.now, after, held))
+        self.now, self.held = after, held
+
+    def at(self, revision: int) -> bytes | None:
+        return self.changes[revision - 1].after if revision else self.first
+
+    @property
+    def pieces(self) -> dict[str, bytes] | None:
+        return None if self.now is None else pieces_of(self.now)
+
+
+class Histories(RuleBasedStateMachine):
+    """Writers of two services, people with the command line, and other programs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Path(tempfile.mkdtemp(prefix="histories-"))
+        self.model = Model()
+        self.stores = {node: open_stores(self.root) for node in NODES}
+        self.file = self.stores["first"].file
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.root)
+
+    # --- what a file may be before the first change ---
+
+    @initialize(
+        begin=st.one_of(st.none(), st.sampled_from(sorted(BROKEN)), files), spelling=spellings
+    )
+    def begin(self, begin: Any, spelling: dict[str, Any]) -> None:
+        if begin is not None:
+            content = BROKEN[begin] if isinstance(begin, str) else spelled_file(begin, spelling)
+            self.file.write_bytes(content)
+            self.model.now = content
+
+    # --- writers ---
+
+    @rule(node=nodes, by=people, new=files, spelling=spellings)
+    def put(self, node: str, by: str, new: dict[str, Any], spelling: dict[str, Any]) -> None:
+        body = spelled_file(new, spelling)
+        self.stores[node].put(body, wish(by))
+        self.model.notice()
+        self.model.record("put", by, body, [])
+        assert self.file.read_bytes() == body
+
+    @rule(node=nodes, by=people, new=files, spelling=spellings)
+    def guarded_put(
+        self, node: str, by: str, new: dict[str, Any], spelling: dict[str, Any]
+    ) -> None:
+        body = spelled_file(new, spelling)
+        self.stores[node].put(body, wish(by, guarded=True))
+        model = self.model
+        model.notice()
+        after = self.file.read_bytes()
+        old = model.pieces or {}
+        missing = [id_ for id_ in old if id_ not in new]
+        fresh = [id_ for id_ in missing if id_ not in model.held]
+        goes = len(fresh) == 1 and bool(new)
+        staying = [id_ for id_ in missing if id_ in model.held] + ([] if goes else fresh)
+        expected = (pieces_of(body) or {}) | {id_: old[id_] for id_ in staying}
+        assert list((pieces_of(after) or {}).items()) == list(expected.items())
+        if not staying:
+            assert after == body
+        model.record("put", by, after, staying)
+
+    @rule(node=nodes, by=people, new=files, match=st.booleans())
+    def conditional_put(self, node: str, by: str, new: dict[str, Any], match: bool) -> None:
+        body = spelled_file(new, {})
+        current = etag_of(self.model.now) if self.model.now is not None and match else "other"
+        condition = Condition(match=(current,))
+        write = lambda: self.stores[node].put(body, wish(by, condition))  # noqa: E731
+        if match and self.model.now is not None:
+            write()
+            self.model.notice()
+            self.model.record("put", by, body, [])
+        else:
+            with pytest.raises(ChangedError):
+                write()
+            self.model.notice()
+
+    @rule(node=nodes, by=people, id_=ids, more=values, spelling=spellings)
+    def patch(
+        self, node: str, by: str, id_: str, more: dict[str, Any], spelling: dict[str, Any]
+    ) -> None:
+        sent = spelled(id_, more, spelling)
+        write = lambda: self.stores[node].store.patch(NAME, id_, sent, wish(by))  # noqa: E731
+        if not self._refused(write):
+            pieces = self.model.pieces
+            assert pieces is not None
+            held = [other for other in self.model.held if other != id_]
+            self._applied("patch", by, pieces | {id_: sent}, held)
+
+    @rule(node=nodes, by=people, id_=ids)
+    def delete(self, node: str, by: str, id_: str) -> None:
+        write = lambda: self.stores[node].delete(id_, wish(by))  # noqa: E731
+        pieces = self.model.pieces
+        if pieces is not None and id_ not in pieces:
+            with pytest.raises(MissingError):
+                write()
+            self.model.notice()
+        elif not self._refused(write):
+            assert pieces is not None
+            held = [other for other in self.model.held if other != id_]
+            left = {key: piece for key, piece in pieces.items() if key != id_}
+            self._applied("delete", by, left, held)
+
+    # --- people who bring things back ---
+
+    @rule(node=nodes, by=people, data=st.data())
+    def restore_revision(self, node: str, by: str, data: st.DataObject) -> None:
+        model = self.model
+        stores = self.stores[node]
+        revision = data.draw(st.integers(0, len(model.changes) + 2))
+        before = len(model.changes)
+        model.notice()
+        known = revision <= len(model.changes) and model.changes
+        target = model.at(revision) if known else None
+        if target is None:
+            with pytest.raises(MissingError):
+                stores.past.restore(stores.place, revision, wish(by))
+            assert len(model.changes) - before in (0, 1)
+            return
+        stores.past.restore(stores.place, revision, wish(by))
+        model.record("restore", by, target, [])
+
+    @rule(node=nodes, by=people, id_=ids, data=st.data())
+    def restore_annotation(self, node: str, by: str, id_: str, data: st.DataObject) -> None:
+        model, stores = self.model, self.stores[node]
+        revision = data.draw(st.none() | st.integers(0, len(model.changes)))
+        write = lambda: stores.past.restore_annotation(stores.place, id_, revision, wish(by))  # noqa: E731
+        if self._refused(write, lambda: self._found_then(id_, revision) is not None):
+            return
+        then = self._found_then(id_, revision)
+        pieces = model.pieces
+        assert then is not None
+        assert pieces is not None
+        held = [other for other in model.held if other != id_]
+        if pieces.get(id_) == then:
+            held = model.held  # nothing to bring back
+        self._applied("restore", by, pieces | {id_: then}, held)
+
+    def _found_then(self, id_: str, revision: int | None) -> bytes | None:
+        model = self.model
+        if revision is not None:
+            content = model.at(revision) if model.changes else None
+            return None if content is None else (pieces_of(content) or {}).get(id_)
+        for change in reversed(model.changes):
+            _, changed, removed = change.touched
+            if id_ in changed | removed:
+                return (pieces_of(change.before or b"") or {})[id_]
+        return None
+
+    @rule(node=nodes, by=people)
+    def restore_removed(self, node: str, by: str) -> None:
+        model, stores = self.model, self.stores[node]
+        if self._refused(lambda: stores.past.restore_removed(stores.place, None, wish(by))):
+            return
+        pieces = model.pieces
+        assert pieces is not None
+        lost: dict[str, bytes] = {}
+        for change in reversed(model.changes):
+            before = pieces_of(change.before or b"") or {}
+            for id_ in change.touched[2] - pieces.keys():
+                lost.setdefault(id_, before[id_])
+        after = self.file.read_bytes()
+        found = pieces_of(after)
+        assert found == pieces | lost
+        assert list(found)[: len(pieces)] == list(pieces)
+        model.record("restore", by, after, model.held)
+
+    @precondition(lambda self: self.model.held)
+    @rule(node=nodes, by=people, data=st.data())
+    def confirm(self, node: str, by: str, data: st.DataObject) -> None:
+        model, stores = self.model, self.stores[node]
+        some = data.draw(st.lists(st.sampled_from(model.held), unique=True))
+        if self._refused(
+            lambda: stores.past.confirm(stores.place, some, wish(by)),
+            lambda: set(some) <= set(model.held),
+        ):
+            return
+        pieces = model.pieces
+        assert pieces is not None
+        going = some or model.held
+        left = {id_: piece for id_, piece in pieces.items() if id_ not in going}
+        held = [id_ for id_ in model.held if id_ not in going]
+        self._applied("confirm", by, left, held)
+
+    def _refused(
+        self, write: Callable[[], object], possible: Callable[[], bool] = lambda: True
+    ) -> bool:
+        """Write, and tell whether that is refused because of what is on disk."""
+        model = self.model
+        if model.now is None:
+            with pytest.raises(MissingError):
+                write()
+            # A file that is absent is noticed by those who look into its history.
+            if len(model.changes) != self._recorded():
+                model.notice()
+            return True
+        if model.pieces is None:
+            with pytest.raises(DamagedError):
+                write()
+            model.notice()
+            return True
+        model.notice()
+        if not possible():
+            with pytest.raises(MissingError):
+                write()
+            return True
+        write()
+        return False
+
+    def _recorded(self) -> int:
+        stores = self.stores["first"]
+        return sum(1 for _ in stores.journal.entries())
+
+    def _applied(self, op: str, by: str, expected: dict[str, bytes], held: list[str]) -> None:
+        after = self.file.read_bytes()
+        assert list((pieces_of(after) or {}).items()) == list(expected.items())
+        self.model.record(op, by, after, held)
+
+    # --- the world ---
+
+    @rule(new=st.one_of(st.sampled_from(sorted(BROKEN)), files), spelling=spellings, by=nodes)
+    def another_program_writes(self, new: Any, spelling: dict[str, Any], by: str) -> None:
+        content = BROKEN[new] if isinstance(new, str) else spelled_file(new, spelling)
+        if by == "first":
+            self.file.write_bytes(content)  # in place
+        else:
+            aside = self.file.with_name("aside")
+            aside.write_bytes(content)
+            os.replace(aside, self.file)
+        self.model.now = content
+
+    @precondition(lambda self: self.model.changes)
+    @rule(data=st.data())
+    def another_program_brings_back_an_old_copy(self, data: st.DataObject) -> None:
+        old = data.draw(st.sampled_from([change.before for change in self.model.changes]))
+        if old is not None:
+            self.file.write_bytes(old)
+            self.model.now = old
+
+    @precondition(lambda self: self.model.now is not None)
+    @rule()
+    def another_program_deletes(self) -> None:
+        self.file.unlink()
+        self.model.now = None
+
+    @rule(node=nodes)
+    def restart(self, node: str) -> None:
+        self.stores[node] = open_stores(self.root)
+
+    @rule(rubbish=st.sampled_from([b'{"n":', b"\0" * 5000, b'{"n":1,"at":"2', b"\n\n", b"{}\n"]))
+    def a_crash_tears_the_journal(self, rubbish: bytes) -> None:
+        if self._journal().path.exists():
+            with self._journal().path.open("ab") as journal:
+                journal.write(rubbish)
+
+    def _journal(self) -> Any:
+        return self.stores["first"].journal
+
+    # --- what must hold after every step ---
+
+    @invariant()
+    def the_file_is_what_the_model_says(self) -> None:
+        assert (self.file.read_bytes() if self.file.exists() else None) == self.model.now
+
+    @invariant()
+    def the_history_lists_every_change(self) -> None:
+        stores, model = self.stores["second"], self.model
+        listed = stores.past.page(stores.place, Filter(), 10_000).changes
+        assert [(entry.n, took_effect) for entry, took_effect in listed] == [
+            (n, True) for n in range(len(model.changes), 0, -1)
+        ]
+        for (entry, _), change in zip(listed, reversed(model.changes), strict=True):
+            assert (entry.op, entry.by, entry.held) == (change.op, change.by, change.held)
+            found = (set(entry.added), set(entry.changed), set(entry.removed))
+            assert found == change.touched, entry
+
+    @invariant()
+    def every_revision_is_there_byte_for_byte(self) -> None:
+        model = self.model
+        if not model.changes:
+            return
+        stores = self.stores["first"]
+        for revision in range(len(model.changes) + 1):
+            expected = model.at(revision)
+            if expected is None:
+                with pytest.raises(MissingError):
+                    stores.past.revision(stores.place, revision)
+            else:
+                assert stores.past.revision(stores.place, revision) == expected
+                assert content_at(self._journal(), revision, None) == expected
+
+    @invariant()
+    def what_is_held_is_listed(self) -> None:
+        stores, model = self.stores["second"], self.model
+        if model.pieces is not None:
+            found = stores.past.held(stores.place)
+            expected = [model.pieces[id_] for id_ in model.held if id_ in model.pieces]
+            assert sorted(found) == sorted(expected)
+
+    @invariant()
+    def corrections_are_a_fold_over_the_changes(self) -> None:
+        for by in (None, "ann"):
+            found = {
+                one.id: (one.kind, plain(one.first), plain(one.last), one.by)
+                for one in corrections(self.root / "brain" / "annotations", None, by)
+            }
+            assert found == dict(folded(self.model.changes, by))
+
+    @invariant()
+    def nothing_else_is_in_the_directory(self) -> None:
+        names = set(os.listdir(self.file.parent))
+        hidden = {f".fibers.json{end}" for end in (".lock", ".journal", ".journal.base")}
+        assert names <= {"fibers.json", *hidden}
+
+
+def wish(by: str, condition: Condition | None = None, *, guarded: bool = False) -> Wish:
+    return Wish(Author(by, "127.0.0.1"), condition or Condition(), guarded)
+
+
+def plain(raw: Any) -> Any:
+    return None if raw is None else json.loads(bytes(raw))
+
+
+def folded(changes: list[Change], by: str | None) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    folds: dict[str, list[Any]] = {}
+    for change in changes:
+        if change.op == "outside" or (by is not None and change.by != by):
+            continue
+        before, after = (pieces_of(c or b"") or {} for c in (change.before, change.after))
+        for id_ in set().union(*change.touched):
+            first, last = (
+                json.loads(pieces[id_]) if id_ in pieces else None for pieces in (before, after)
+            )
+            folds.setdefault(id_, [first, None, None])[1:] = [last, change.by]
+    for id_, (first, last, who) in folds.items():
+        kind = kind_of(first, last)
+        if kind is not None:
+            yield id_, (kind, first, last, who)
+
+
+def kind_of(first: dict[str, Any] | None, last: dict[str, Any] | None) -> str | None:
+    if first is None or last is None:
+        return "added" if last else "removed" if first else None
+    looked_at = ("reviewed", "visited")
+    content = [
+        {key: value for key, value in one.items() if key not in looked_at} for one in (first, last)
+    ]
+    if content[0] != content[1]:
+        return "changed"
+    return "reviewed" if first.get("reviewed") != last.get("reviewed") else None
+
+
+def test_history_of_random_changes_agrees_with_a_plain_model() -> None:
+    run_state_machine_as_test(
+        Histories,
+        settings=settings(
+            max_examples=60,
+            stateful_step_count=25,
+            deadline=None,
+            print_blob=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
