@@ -485,9 +485,9 @@ DIRECTORY = ("fsync", "x0y0z0")
 REPLACED = [("os.rename", "fibers.json"), DIRECTORY]
 
 EXPECTED_STEPS = {
-    "put a new file": [("os.link", BASE), *CONTENT, *RECORDED, DIRECTORY, *REPLACED],
+    "put a new file": [*CONTENT, ("os.link", BASE), *RECORDED, DIRECTORY, *REPLACED],
     "put over a file without history": [
-        ("os.link", BASE), DIRECTORY, *CONTENT, *RECORDED, DIRECTORY, *REPLACED,
+        *CONTENT, ("os.link", BASE), DIRECTORY, *RECORDED, DIRECTORY, *REPLACED,
     ],
     "patch": [*CONTENT, *RECORDED, *REPLACED],
     "patch after another program": [*RECORDED, *CONTENT, *RECORDED, *REPLACED],

@@ -23,6 +23,7 @@ from neurotrale.annotations.content import Content, Contents, etag_of
 from neurotrale.annotations.corrections import corrections
 from neurotrale.annotations.history import Filter, content_at
 from neurotrale.annotations.journal import BLOCK_BYTES, Journal
+from neurotrale.annotations.places import Place
 from neurotrale.annotations.wishes import Wish
 from neurotrale.durable import temporary_of
 from neurotrale.errors import DamagedError, MissingError
@@ -451,14 +452,17 @@ def test_base_of_a_file_that_may_not_be_linked_is_a_copy(stores: Stores) -> None
     assert stores.past.revision(stores.place, 0) == array(A)
 
 
-def test_base_of_a_file_behind_a_link_is_its_content_not_the_link(stores: Stores) -> None:
-    elsewhere = stores.file.with_name("elsewhere")
+def test_file_behind_a_link_is_what_is_written_and_recorded(stores: Stores) -> None:
+    elsewhere = stores.file.with_name("elsewhere.json")
     elsewhere.write_bytes(array(A))
     stores.file.symlink_to(elsewhere)
     stores.patch("b")
-    assert not stores.journal.base_path.is_symlink()
+    assert stores.file.is_symlink()
+    behind = Place(elsewhere, "elsewhere.json")
+    assert not Journal(elsewhere).base_path.is_symlink()
     elsewhere.write_bytes(array(C))
-    assert stores.past.revision(stores.place, 0) == array(A)
+    assert stores.past.revision(behind, 0) == array(A)
+    assert not stores.journal.path.exists()
 
 
 def test_revisions_of_a_file_that_lost_its_base_are_found_from_its_present_content(

@@ -134,6 +134,8 @@ def test_document_describes_every_operation_and_parameter(document: dict[str, An
 
 
 def test_document_has_examples_that_work(service: Service, document: dict[str, Any]) -> None:
+    changed = f"{service.url}/lab/mouse-3/annotations/x1y0z0/fibers.json"
+    assert requests.patch(changed, params={"id": "new"}, json={"type": "text"}).ok
     for path, method, operation in operations(document):
         if method != "get":
             continue

@@ -121,7 +121,7 @@ def content_at(journal: Journal, revision: int, content: Content | None) -> byte
         body = _backwards(journal, revision, content)
         if body is not None:
             return body
-    return _forwards(journal, revision, content)
+    return _forwards(journal, revision)
 
 
 def existed_at(journal: Journal, revision: int) -> bool:
@@ -164,7 +164,7 @@ def _backwards(journal: Journal, revision: int, content: Content) -> bytes | Non
     return body if revision == 0 and at_target else None
 
 
-def _forwards(journal: Journal, revision: int, content: Content | None) -> bytes:
+def _forwards(journal: Journal, revision: int) -> bytes:
     voided = {entry.of for entry in journal.entries() if entry.op == "void"}
     records = [
         record
@@ -173,8 +173,6 @@ def _forwards(journal: Journal, revision: int, content: Content | None) -> bytes
         and (record.n not in voided or record.n == revision)
         and record.n <= (revision or sys.maxsize)
     ]
-    if not records and not revision and content is not None:
-        return content.body  # nothing was recorded yet
     if not records or (revision and records[-1].n != revision):
         raise NoHistoryError(f"There is no revision {revision}.")
     first = records[0]

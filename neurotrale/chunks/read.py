@@ -36,6 +36,8 @@ _GZIP_HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255])
 # RFC 1950: two bytes in front (deflate, no preset dictionary), four behind.
 _ZLIB_HEADER, _ZLIB_TRAILER = 2, 4
 
+Unpacked = bytes | bytearray | memoryview
+
 
 @dataclass(frozen=True, slots=True)
 class Voxels:
@@ -116,6 +118,8 @@ class ChunkReader:
         if segments.crc32 is None:
             # What gzip adds is learnt once, by unpacking; so damage is noticed then.
             voxels = _unpacked(found.name, segments, data)
+            if segment[-_ZLIB_TRAILER:] != isal_zlib.adler32(voxels).to_bytes(4, "big"):
+                return None  # something follows the stream, which gzip would take for its end
             segments = replace(segments, crc32=isal_zlib.crc32(voxels))
             self._keep(found.path, stamp, segments)
         assert segments.crc32 is not None
@@ -144,32 +148,45 @@ def _is_zlib(segment: memoryview) -> bool:
     )
 
 
-def _unpacked(name: str, segments: Segments, data: bytes) -> bytes | bytearray | memoryview:
+def _unpacked(name: str, segments: Segments, data: bytes) -> Unpacked:
     size = segments.segment_bytes
     view = memoryview(data)
     unpack = _UNPACK[segments.compression]
-    unpacked: list[bytes | bytearray | memoryview] = []
+    unpacked: list[Unpacked] = []
     for number, (at, count) in enumerate(segments.spans):
         try:
-            voxels = unpack(view[at : at + count])
+            voxels = unpack(view[at : at + count], size)
         except _DAMAGES as error:
             raise DamagedError(
                 name,
                 f"expected {segments.compression} data in segment {number}, found damage: {error}",
             ) from error
-        if len(voxels) < size:
+        if len(voxels) != size:
             raise DamagedError(
                 name, f"expected {size} bytes in segment {number}, found {len(voxels)}"
             )
-        unpacked.append(voxels[:size] if len(voxels) > size else voxels)
+        unpacked.append(voxels)
     joined = unpacked[0] if len(unpacked) == 1 else b"".join(unpacked)
     if segments.big_endian and segments.dtype not in ("uint8", "int8"):
         joined = np.frombuffer(joined, segments.dtype).byteswap().tobytes()
     return joined
 
 
-def _as_is(part: memoryview) -> memoryview:
-    return part
+def _cut(segment: memoryview, size: int) -> memoryview:
+    return segment[:size]
+
+
+def _inflate(segment: memoryview, size: int) -> bytes:
+    """Inflate no further than needed to see that there is more than expected."""
+    stream = isal_zlib.decompressobj()
+    voxels = stream.decompress(segment, size + 1)
+    if not stream.eof:  # without its end, nothing was compared with its checksum
+        raise ValueError("it does not end where it should")
+    return voxels
+
+
+def _unzstd(segment: Any, size: int) -> bytes:
+    return bytes(imagecodecs.zstd_decode(segment, out=size))
 
 
 # isal's error is not typed as an exception.
@@ -178,8 +195,8 @@ _DAMAGES: tuple[type[Exception], ...] = (
     imagecodecs.ZstdError,
     ValueError,
 )
-_UNPACK: dict[str, Callable[[Any], bytes | bytearray | memoryview]] = {
-    NONE: _as_is,
-    DEFLATE: isal_zlib.decompress,
-    ZSTD: imagecodecs.zstd_decode,
+_UNPACK: dict[str, Callable[[memoryview, int], Unpacked]] = {
+    NONE: _cut,
+    DEFLATE: _inflate,
+    ZSTD: _unzstd,
 }

@@ -1,8 +1,9 @@
 """A lean look into a TIFF: just enough to find the bytes of the kinds that chunks are made of.
 
 Understood are files of one channel whose pages are all alike, each in one strip, or whose only
-page is one volumetric tile; uncompressed, deflate or zstd; without predictor. Everything else is
-left to tifffile, which the caller falls back to.
+page is one volumetric tile; uncompressed, deflate or zstd; without predictor, and without labels
+that put the axes in another order. Everything else is left to tifffile, which the caller falls
+back to.
 
 Sources: TIFF revision 6.0, sections 2 and 8; BigTIFF; the SGI volumetric tags ImageDepth and
 TileDepth; compression codes 8 and 32946 (deflate), 50000 (zstd).
@@ -14,6 +15,7 @@ import re
 import struct
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from typing import Final
 
 NONE, DEFLATE, ZSTD = "none", "deflate", "zstd"
@@ -23,6 +25,8 @@ _WIDTH, _LENGTH, _BITS, _COMPRESSION, _DESCRIPTION = 256, 257, 258, 259, 270
 _FILL_ORDER, _OFFSETS, _SAMPLES, _ROWS, _COUNTS = 266, 273, 277, 278, 279
 _PREDICTOR, _TILE_WIDTH, _TILE_LENGTH, _TILE_OFFSETS, _TILE_COUNTS = 317, 322, 323, 324, 325
 _SAMPLE_FORMAT, _DEPTH, _TILE_DEPTH = 339, 32997, 32998
+# No tag of TIFF: the count of the description, whose value is its offset.
+_DESCRIPTION_BYTES = -_DESCRIPTION
 
 _WANTED: Final = frozenset(
     [_WIDTH, _LENGTH, _BITS, _COMPRESSION, _FILL_ORDER, _OFFSETS, _SAMPLES, _ROWS, _COUNTS,
@@ -35,8 +39,12 @@ _SHARED: Final = tuple(sorted(_WANTED - {_OFFSETS, _COUNTS, _TILE_OFFSETS, _TILE
 _KINDS: Final = {1: "uint", 2: "int", 3: "float"}
 _SHORT, _LONG, _LONG8 = 3, 4, 16
 _MOST_PAGES = 4096
+_MOST_TAGS = 4096
 # What ingest writes into the description of the first page.
 _CRC = re.compile(rb'"crc32": ?(\d{1,10})[,}]')
+# What tifffile writes there, too; axes of any other order are for it to sort.
+_AXES = re.compile(rb'"axes":\s*"([^"]*)"')
+_AS_STORED = re.compile(rb"[A-Z]?YX")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,7 @@ def find_segments(data: bytes) -> Segments | None:
     """
     try:
         return _find(data)
-    except (struct.error, KeyError, ValueError, IndexError):
+    except (struct.error, KeyError, ValueError, IndexError, OverflowError):
         return None
 
 
@@ -100,11 +108,24 @@ def _find(data: bytes) -> Segments | None:
     if shape is None or any(not at or not n or at + n > len(data) for at, n in spans):
         return None
     if compression == NONE:
-        spans = _merged(spans)
-    crc = _CRC.search(data, 0, 4096)
+        spans = _merged(spans, prod(shape) * bits // 8)
+    at = first.get(_DESCRIPTION, 0)
+    description = data[at : at + first.get(_DESCRIPTION_BYTES, 0)]
+    if _has_other_order(description):
+        return None
     return Segments(
-        shape, f"{kind}{bits}", order == ">", compression, spans, int(crc[1]) if crc else None
+        shape, f"{kind}{bits}", order == ">", compression, spans, _stated_crc32(description)
     )
+
+
+def _has_other_order(description: bytes) -> bool:
+    axes = _AXES.search(description)
+    return b"<OME" in description or (axes is not None and not _AS_STORED.fullmatch(axes[1]))
+
+
+def _stated_crc32(description: bytes) -> int | None:
+    stated = _CRC.search(description)
+    return int(stated[1]) if stated and int(stated[1]) < 2**32 else None
 
 
 Page = dict[int, int]
@@ -128,14 +149,15 @@ def _volume(first: Page, pages: list[Page]) -> Found:
     return shape, ((first[_TILE_OFFSETS], first[_TILE_COUNTS]),)
 
 
-def _merged(spans: Spans) -> Spans:
-    """Make one span of segments that lie one behind the other."""
+def _merged(spans: Spans, size: int) -> Spans:
+    """Make one span of segments that lie one behind the other, without padding."""
     gapless = all(at + n == following for (at, n), (following, _) in pairwise(spans))
-    return ((spans[0][0], sum(n for _, n in spans)),) if gapless else spans
+    exact = len({n for _, n in spans}) == 1 and spans[0][1] * len(spans) == size
+    return ((spans[0][0], size),) if gapless and exact else spans
 
 
 class _Walk:
-    """Reads the chain of pages; values that are not single numbers are left out."""
+    """Reads the chain of pages; of values that are no single numbers, only the description."""
 
     def __init__(self, data: bytes, order: str, big: bool) -> None:
         self._data = data
@@ -154,6 +176,8 @@ class _Walk:
         (at,) = self._first.unpack_from(self._data, self._start)
         while at:
             (entries,) = self._count.unpack_from(self._data, at)
+            if entries > _MOST_TAGS:
+                raise ValueError("too many tags")
             at += self._count.size
             stop = at + entries * self._entry.size
             pages.append(self._page(self._view[at:stop]))
@@ -165,7 +189,9 @@ class _Walk:
     def _page(self, entries: memoryview) -> Page:
         page: Page = {}
         for tag, kind, count, value in self._entry.iter_unpack(entries):
-            if tag in _WANTED:
+            if tag == _DESCRIPTION:
+                page[_DESCRIPTION], page[_DESCRIPTION_BYTES] = value, count
+            elif tag in _WANTED:
                 if count != 1:
                     raise ValueError(f"tag {tag} has {count} values")
                 if kind == _SHORT:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 # More deaths than this within the window: something is wrong that starting again will not mend.
-MOST_DEATHS_EACH = 3
+MOST_DEATHS_EACH = 5
 DEATHS_WINDOW_S = 30.0
 
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}

@@ -1,0 +1,384 @@
+"""More than the service can do, clients that are slow, files that change: nobody else suffers."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+
+import pytest
+import requests
+
+from neurotrale.annotations.locks import make_lock
+from tests.conftest import Service, StartService
+from tests.datasets import ANNOTATIONS, write_dataset
+from tests.processes import (
+    PATIENCE_S,
+    children,
+    descriptors,
+    environment,
+    eventually,
+    neurotrale,
+    run,
+)
+
+FILE = "/brain/annotations/x0y0z0/fibers.json"
+EDIT = f"{FILE}?id={ANNOTATIONS[0]['id']}"
+CHUNK = "/brain/1_1_1/0-64_0-64_0-64"
+BIG_BYTES = 64 * 2**20
+MARK = b"the end"
+
+
+def worker_of(service: Service) -> int:
+    (worker,) = children(service.process.pid)
+    return worker
+
+
+def connect(service: Service, receive_bytes: int | None = None) -> socket.socket:
+    connection = socket.socket()
+    if receive_bytes is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.settimeout(PATIENCE_S)
+    connection.connect(("127.0.0.1", service.port))
+    return connection
+
+
+def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def answer(connection: socket.socket) -> http.client.HTTPResponse:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response
+
+
+def assert_calm(service: Service) -> None:
+    log = service.log()
+    for word in ("Traceback", " ERROR ", " CRITICAL ", "disconnect"):
+        assert word not in log, log
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("overload") / "data"
+    write_dataset(place / "brain")
+    write_big(place / "big.bin")
+    return place
+
+
+def write_big(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(BIG_BYTES - len(MARK))
+        file.seek(0, os.SEEK_END)
+        file.write(MARK)
+
+
+@pytest.fixture(scope="module")
+def service(root: Path, start_service: StartService) -> Iterator[Service]:
+    """One worker with one thread: whoever blocks it, blocks everybody."""
+    running = start_service(
+        root, "--threads", "1", "--queue", "2", "--lock", "flock", "--lock-timeout", "60"
+    )
+    yield running
+    running.stop()
+
+
+# --- a full queue ---
+
+
+@contextmanager
+def busy(service: Service) -> Iterator[list[socket.socket]]:
+    """Keep the only thread busy with edits that wait for a lock, and the queue full.
+
+    Gives connections on which a further request was refused, or waits for its turn.
+    """
+    edit = json.dumps(ANNOTATIONS[0]).encode()
+    with ExitStack() as stack:
+        lock = make_lock("flock", service.root / FILE[1:])
+        lock.acquire()
+        waiting = []
+        try:
+            for number in range(10):
+                connection = stack.enter_context(closing(connect(service)))
+                method, path = ("PATCH", EDIT) if number < 4 else ("GET", CHUNK)
+                connection.sendall(request(method, path, edit if number < 4 else b""))
+                waiting.append(connection)
+            yield waiting
+        finally:
+            lock.release()
+
+
+def test_request_beyond_the_queue_is_503_at_once_in_json(service: Service) -> None:
+    with busy(service) as waiting:
+        # The lock is held: an answer that waited for its turn would never come.
+        refused = answer(waiting[-1])
+        body = json.loads(refused.read())
+        assert (refused.status, refused.will_close) == (503, False)
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert refused.headers["Content-Type"] == "application/json"
+        assert refused.headers["Access-Control-Allow-Origin"] == "*"
+        assert refused.headers["Cache-Control"] == "no-store"
+        assert "again" in str(body)
+    eventually(lambda: requests.get(service.url + CHUNK).ok, "the service recovers")
+    assert set(body) == set(requests.get(f"{service.url}/absent").json())  # the shape of all errors
+    assert_calm(service)
+
+
+def test_requests_that_found_a_place_in_the_queue_are_answered_in_the_end(
+    service: Service,
+) -> None:
+    edit = json.dumps(ANNOTATIONS[0]).encode()
+    with ExitStack() as stack:
+        connections = []
+        lock = make_lock("flock", service.root / FILE[1:])
+        with lock:
+            for _ in range(10):
+                connection = stack.enter_context(closing(connect(service)))
+                connection.sendall(request("PATCH", EDIT, edit))
+                connections.append(connection)
+            last = answer(connections.pop())
+            assert last.status == 503
+            last.read()
+        answers = [answer(connection) for connection in connections]
+        for one in answers:
+            one.read()
+        statuses = [one.status for one in answers]
+        # One was taken up and two waited, unless they came before the thread was free.
+        assert statuses.count(200) in (2, 3)
+        assert statuses.count(503) == len(statuses) - statuses.count(200)
+        assert statuses == sorted(statuses)
+        for connection in connections:  # all of them are kept alive, the refused ones too
+            connection.sendall(request("GET", CHUNK))
+            kept = answer(connection)
+            assert (kept.status, len(kept.read())) == (200, 64**3 * 2)
+    assert_calm(service)
+
+
+# --- slow clients and large files ---
+
+
+def test_client_that_reads_a_large_file_slowly_does_not_stall_others(service: Service) -> None:
+    with closing(connect(service, receive_bytes=4096)) as slow:
+        slow.sendall(request("GET", "/big.bin"))
+        body = answer(slow)
+        read = 0
+        for _ in range(30):
+            read += len(body.read(1000))
+            with requests.Session() as others:
+                assert len(others.get(service.url + CHUNK).content) == 64**3 * 2
+                assert others.get(service.url + FILE).ok
+        end = b""
+        while block := body.read(2**20):
+            read += len(block)
+            end = (end + block)[-len(MARK) :]
+        assert (read, end) == (BIG_BYTES, MARK)
+    assert_calm(service)
+
+
+@pytest.mark.parametrize(
+    ("headers", "size", "read_all"),
+    [
+        pytest.param([], BIG_BYTES, True, id="whole"),
+        pytest.param(["Range: bytes=1000-30000000"], 29_999_001, True, id="range"),
+        pytest.param(["Range: bytes=-7"], len(MARK), True, id="end"),
+        pytest.param([], BIG_BYTES, False, id="aborted"),
+        pytest.param(["Range: bytes=1000-60000000"], 59_999_001, False, id="aborted-range"),
+    ],
+)
+def test_large_file_leaves_nothing_open(
+    service: Service, headers: list[str], size: int, read_all: bool
+) -> None:
+    for _ in range(3):
+        with closing(connect(service)) as connection:
+            connection.sendall(request("GET", "/big.bin", b"", *headers))
+            body = answer(connection)
+            assert int(body.headers["Content-Length"]) == size
+            assert len(body.read() if read_all else body.read(1000)) == (size if read_all else 1000)
+    worker = worker_of(service)
+    eventually(
+        lambda: not any(name.endswith("big.bin") for name in descriptors(worker)),
+        "the file is closed",
+    )
+    assert requests.get(service.url + CHUNK).ok
+    assert_calm(service)
+
+
+def test_head_and_304_of_a_large_file_leave_nothing_open(service: Service) -> None:
+    url = f"{service.url}/big.bin"
+    tag = requests.head(url).headers["ETag"]
+    assert requests.get(url, headers={"If-None-Match": tag}).status_code == 304
+    assert requests.get(url, headers={"Range": f"bytes={BIG_BYTES}-"}).status_code == 416
+    assert not any(name.endswith("big.bin") for name in descriptors(worker_of(service)))
+
+
+def test_file_truncated_while_it_is_sent_closes_the_connection(
+    service: Service, root: Path
+) -> None:
+    write_big(root / "shrinks.bin")
+    with closing(connect(service, receive_bytes=4096)) as connection:
+        connection.sendall(request("GET", "/shrinks.bin"))
+        body = answer(connection)
+        body.read(1000)
+        os.truncate(root / "shrinks.bin", 1000)
+        # The client must not take what came for the whole.
+        with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
+            body.read()
+    worker = worker_of(service)
+    eventually(
+        lambda: not any(name.endswith("shrinks.bin") for name in descriptors(worker)),
+        "the file is closed",
+    )
+    assert requests.get(service.url + CHUNK).ok
+    assert worker_of(service) == worker
+
+
+def test_five_hundred_requests_open_nothing_more(service: Service) -> None:
+    worker = worker_of(service)
+    paths = (CHUNK, FILE, "/brain/info", "/brain/1_1_1/64-100_64-90_64-70", "/absent", "/brain/")
+
+    def files() -> list[str]:
+        return [name for name in descriptors(worker) if not name.startswith("socket:")]
+
+    with requests.Session() as session:
+        for path in paths:
+            session.get(service.url + path)
+        before = files()
+        for number in range(500):
+            session.get(service.url + paths[number % len(paths)])
+    eventually(lambda: files() == before, "nothing more is open")
+    assert_calm(service)
+
+
+# --- a Unix socket ---
+
+
+class UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=PATIENCE_S)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+def get(path: Path, url: str) -> tuple[int, bytes]:
+    with closing(UnixConnection(path)) as connection:
+        connection.request("GET", url)
+        response = connection.getresponse()
+        return response.status, response.read()
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory with a short name: that of a socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory() as directory:
+        yield Path(directory)
+
+
+StartUnix = Callable[[], subprocess.Popen[bytes]]
+
+
+@pytest.fixture
+def start(root: Path, place: Path) -> Iterator[StartUnix]:
+    """Start a service on the socket, and wait for its ready file."""
+    with ExitStack() as stack:
+
+        def start() -> subprocess.Popen[bytes]:
+            ready = place / "ready.json"
+            ready.unlink(missing_ok=True)
+            process = stack.enter_context(
+                subprocess.Popen(
+                    neurotrale(
+                        "serve", root, "--unix-socket", place / "s", "--ready-file", ready,
+                        "--workers", "1",
+                    ),
+                    env=environment(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+            )  # fmt: skip
+            stack.callback(process.terminate)
+            eventually(lambda: ready.exists() or process.poll() is not None, "it starts")
+            assert process.poll() is None
+            return process
+
+        yield start
+
+
+def test_unix_socket_is_for_its_owner_alone_and_goes_at_the_end(
+    place: Path, start: StartUnix
+) -> None:
+    process = start()
+    path = place / "s"
+    assert stat.S_ISSOCK(path.stat().st_mode)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    facts = json.loads((place / "ready.json").read_text())
+    assert facts["socket"] == str(path)
+    assert facts["pid"] == process.pid
+    assert facts["url"].startswith("http+unix://")
+    assert "port" not in facts
+    status, body = get(path, "/brain/info")
+    assert (status, json.loads(body)["data_type"]) == (200, "uint16")
+    assert len(get(path, CHUNK)[1]) == 64**3 * 2
+    assert get(path, "/absent")[0] == 404
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0
+    assert list(place.iterdir()) == []
+
+
+def test_unix_socket_of_a_service_that_was_killed_is_replaced(
+    place: Path, start: StartUnix
+) -> None:
+    killed = start()
+    (worker,) = children(killed.pid)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(PATIENCE_S)
+    eventually(lambda: not Path(f"/proc/{worker}").exists(), "its worker goes with it")
+    assert (place / "s").is_socket()
+    process = start()
+    assert get(place / "s", "/brain/info")[0] == 200
+    process.terminate()
+    assert process.wait(PATIENCE_S) == 0
+    assert not (place / "s").exists()
+
+
+def test_unix_socket_of_a_running_service_is_refused_and_left_alone(
+    root: Path, place: Path, start: StartUnix
+) -> None:
+    start()
+    second = run(neurotrale("serve", root, "--unix-socket", place / "s"))
+    assert second.returncode != 0
+    assert f"Another service answers on the socket {place / 's'}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert get(place / "s", "/brain/info")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("file", id="a-file-is-there"),
+        pytest.param("absent/s", id="no-such-directory"),
+        pytest.param("x" * 150, id="name-too-long"),
+    ],
+)
+def test_unix_socket_that_cannot_be_is_refused_in_a_sentence(
+    root: Path, place: Path, name: str
+) -> None:
+    (place / "file").write_text("precious")
+    refused = run(neurotrale("serve", root, "--unix-socket", place / name))
+    assert refused.returncode != 0
+    assert "Traceback" not in refused.stderr
+    assert str(place / name) in refused.stderr.replace("\n", "")
+    assert (place / "file").read_text() == "precious"
