@@ -101,6 +101,8 @@ def append(path: Path, line: bytes, like: Path) -> None:
         except BaseException:
             with suppress(OSError):
                 os.ftruncate(descriptor, size)
+                if not existed:
+                    path.unlink()
             raise
     finally:
         os.close(descriptor)
