@@ -42,6 +42,8 @@ def replace_file(
     temporary = temporary_of(path)
     with suppress(FileNotFoundError):
         temporary.unlink()
+    # Opened before anything is changed: who may not do that is told so in time.
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with temporary.open("xb", buffering=0) as file:
             _write_all(file.fileno(), pieces)
@@ -53,11 +55,13 @@ def replace_file(
             status = os.fstat(file.fileno())
         before_rename()
         temporary.replace(path)
+        _fsync_directory(directory)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    fsync_directory(path.parent)
+    finally:
+        os.close(directory)
     return status
 
 
@@ -114,12 +118,17 @@ def fsync_directory(directory: Path) -> None:
     """Make a rename in this directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        _fsync_directory(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_directory(descriptor: int) -> None:
+    try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
             raise
-    finally:
-        os.close(descriptor)
 
 
 def _write_all(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:

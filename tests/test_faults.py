@@ -353,15 +353,21 @@ def test_service_starts_on_a_read_only_file_system_and_refuses_to_write(
 
 
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("restarted", [False, True], ids=["meanwhile", "from the start"])
 @pytest.mark.parametrize("mode", [0o555, 0o300], ids=["may not be written", "may not be read"])
 def test_write_into_a_directory_that_lacks_a_permission_is_403_and_changes_nothing(
-    root: Path, start: StartFaulty, mode: int, write: Callable[[Faulty], requests.Response]
+    root: Path,
+    start: StartFaulty,
+    mode: int,
+    restarted: bool,
+    write: Callable[[Faulty], requests.Response],
 ) -> None:
     service = start(root, ORDINARY)
     assert service.patch(annotation("b", length=1)).status_code == 200
     assert service.patch(annotation("b", length=2)).status_code == 200
-    service.stop()
-    service = start(root, ORDINARY)  # which has not looked into the directory yet
+    if restarted:  # it has not looked into the directory yet
+        service.stop()
+        service = start(root, ORDINARY)
     before = service.state()
     service.directory.chmod(mode)
     try:
