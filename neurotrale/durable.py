@@ -45,6 +45,8 @@ def replace_file(
     temporary = temporary_of(path)
     with suppress(FileNotFoundError):
         temporary.unlink()
+    # Opened before anything is changed: who may not do that is told so in time.
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with temporary.open("xb", buffering=0) as file:
             _write_all(file.fileno(), pieces)
@@ -56,15 +58,17 @@ def replace_file(
             status = os.fstat(file.fileno())
         before_rename()
         temporary.replace(path)
+        try:
+            _fsync_directory(directory)
+        except OSError:
+            # The new content is there for everybody; only a power cut could still undo that.
+            log.exception("the directory %s could not be made durable", path.parent)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
         raise
-    try:
-        fsync_directory(path.parent)
-    except OSError:
-        # The new content is there for everybody; only a power cut could still undo that.
-        log.exception("the directory %s could not be made durable", path.parent)
+    finally:
+        os.close(directory)
     return status
 
 
@@ -108,6 +112,8 @@ def append(path: Path, line: bytes, like: Path) -> None:
         except BaseException:
             with suppress(OSError):
                 os.ftruncate(descriptor, size)
+                if not existed:
+                    path.unlink()
             raise
     finally:
         os.close(descriptor)
@@ -119,12 +125,17 @@ def fsync_directory(directory: Path) -> None:
     """Make a rename in this directory durable."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        _fsync_directory(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync_directory(descriptor: int) -> None:
+    try:
         os.fsync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems cannot, and need not
             raise
-    finally:
-        os.close(descriptor)
 
 
 def _write_all(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:

@@ -344,6 +344,20 @@ def check_revisions(stores: Stores, expected: dict[int, bytes]) -> None:
         assert content_at(stores.journal, revision, None) == content
 
 
+@pytest.mark.parametrize("refused", [True, False], ids=["refused", "without a change"])
+def test_leftover_of_a_dead_writer_goes_even_with_a_write_that_writes_nothing(
+    stores: Stores, refused: bool
+) -> None:
+    stores.put(array(A))
+    temporary_of(stores.file).write_bytes(b"[")
+    if refused:
+        with pytest.raises(MissingError):
+            stores.delete("b")
+    else:
+        stores.put(array(A))
+    assert names(stores) == [".fibers.json.journal", ".fibers.json.lock", "fibers.json"]
+
+
 # --- changes that were recorded and never made ---
 
 
