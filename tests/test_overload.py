@@ -201,9 +201,10 @@ def test_large_file_leaves_nothing_open(
     for _ in range(3):
         with closing(connect(service)) as connection:
             connection.sendall(request("GET", "/big.bin", b"", *headers))
-            body = answer(connection)
-            assert int(body.headers["Content-Length"]) == size
-            assert len(body.read() if read_all else body.read(1000)) == (size if read_all else 1000)
+            with closing(answer(connection)) as body:  # it keeps the connection open, too
+                assert int(body.headers["Content-Length"]) == size
+                wanted = size if read_all else 1000
+                assert len(body.read(wanted)) == wanted
     worker = worker_of(service)
     eventually(
         lambda: not any(name.endswith("big.bin") for name in descriptors(worker)),
