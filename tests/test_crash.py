@@ -36,7 +36,7 @@ from neurotrale.annotations.locks import make_lock
 from neurotrale.annotations.wishes import Wish
 from neurotrale.durable import temporary_of
 from neurotrale.errors import BusyError, MissingError
-from tests.stores import ANN, NAME, Stores, annotation, array, open_stores
+from tests.stores import ANN, IN_MEMORY, NAME, Stores, annotation, array, open_stores
 
 A, B, C = (annotation(id_) for id_ in "abc")
 A2 = annotation("a", reviewed=True)
@@ -334,16 +334,14 @@ class Writers:
 
 
 @pytest.fixture(scope="module")
-def writers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Writers]:
-    # In memory where possible: a process that dies, unlike a power cut, does not ask for fsync.
-    shared = Path("/dev/shm")
-    base = shared if os.access(shared, os.W_OK) else tmp_path_factory.getbasetemp()
-    directory = Path(tempfile.mkdtemp(prefix="neurotrale-crash-", dir=base))
+def writers() -> Iterator[Writers]:
+    directory = Path(tempfile.mkdtemp(prefix="neurotrale-crash-", dir=IN_MEMORY))
     with subprocess.Popen(
         [sys.executable, "-m", "tests.test_crash"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        cwd=PACKAGE.parent,
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
     ) as process:
         yield Writers(process, directory)

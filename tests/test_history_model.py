@@ -29,7 +29,7 @@ from neurotrale.annotations.corrections import corrections
 from neurotrale.annotations.history import Filter, content_at
 from neurotrale.annotations.wishes import Condition, Wish
 from neurotrale.errors import ChangedError, DamagedError, MissingError
-from tests.stores import NAME, array, open_stores
+from tests.stores import IN_MEMORY, NAME, array, open_stores
 
 IDS = ["a", "b", "c", "é-ü", 'q"\\', "f" * 40]
 NODES = ("first", "second")
@@ -161,7 +161,7 @@ class Histories(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.root = Path(tempfile.mkdtemp(prefix="histories-"))
+        self.root = Path(tempfile.mkdtemp(prefix="neurotrale-history-", dir=IN_MEMORY))
         self.model = Model()
         self.stores = {node: open_stores(self.root) for node in NODES}
         self.file = self.stores["first"].file
@@ -500,11 +500,12 @@ def kind_of(first: dict[str, Any] | None, last: dict[str, Any] | None) -> str | 
     return "reviewed" if first.get("reviewed") != last.get("reviewed") else None
 
 
+@pytest.mark.timeout(600)  # when it fails, it looks for a short example
 def test_history_of_random_changes_agrees_with_a_plain_model() -> None:
     run_state_machine_as_test(
         Histories,
         settings=settings(
-            max_examples=60,
+            max_examples=150,
             stateful_step_count=25,
             deadline=None,
             print_blob=True,

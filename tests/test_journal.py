@@ -459,7 +459,8 @@ def test_base_of_a_file_that_may_not_be_linked_is_a_copy(stores: Stores) -> None
         "import sys; from pathlib import Path; from tests.stores import open_stores\n"
         "open_stores(Path(sys.argv[1])).patch('b')"
     )
-    subprocess.run([*ORDINARY, sys.executable, "-c", script, str(stores.root)], check=True)
+    command = [*ORDINARY, sys.executable, "-c", script, str(stores.root)]
+    subprocess.run(command, cwd=Path(__file__).parents[1], check=True)
     base = stores.journal.base_path
     assert base.stat().st_uid == 0
     assert base.read_bytes() == array(A)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+CHECKOUT = Path(__file__).parents[1]
 
 
 @pytest.mark.timeout(180)
 def test_stress_with_killed_workers_loses_no_acknowledged_edit() -> None:
     command = [sys.executable, "-m", "tests.stress", "--seconds", "8", "--seed", "1"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=170)
+    run = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=170)
     assert run.returncode == 0, run.stdout + run.stderr
     counts = {
         name: int(number) for number, name in re.findall(r"^ *(\d+)  (.+)$", run.stdout, re.M)
