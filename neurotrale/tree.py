@@ -86,11 +86,12 @@ class Tree:
             check_name(part)
         path = self.root.joinpath(*parts)
         with reading(what):
-            status = os.lstat(path)
-            if stat.S_ISLNK(status.st_mode) or not self._known_inside(path.parent):
-                path = self.path(parts)
-                status = os.stat(path)
-        return path, status
+            if self._known_inside(path.parent):
+                status = os.lstat(path)
+                if not stat.S_ISLNK(status.st_mode):
+                    return path, status
+            path = self.path(parts)
+            return path, os.stat(path)
 
     def _known_inside(self, directory: Path) -> bool:
         """Tell whether a directory was found inside the root within the last second.
