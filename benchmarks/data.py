@@ -24,9 +24,9 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def write_volumes(root: Path) -> None:
-    """Write the same noisy, smooth uint16 volume once for each layout."""
+    """Write the same noisy, smooth uint16 volume (64 % of it when deflated) in each layout."""
     rng = np.random.default_rng(7)
-    ramp = np.linspace(0, 8, CHUNK_VX)
+    ramp = np.linspace(0, 4, CHUNK_VX)
     smooth = np.sin(ramp)[:, None, None] * np.cos(ramp)[:, None] * np.sin(ramp + 1)
     size = CHUNKS * CHUNK_VX
     scale = {
@@ -42,7 +42,7 @@ def write_volumes(root: Path) -> None:
         (root / layout / "info").write_text(json.dumps(info))
     for name in chunk_names():
         noise = rng.normal(0, 30, smooth.shape)
-        chunk = (2000 + 800 * smooth + noise).astype("<u2")
+        chunk = (2000 + 200 * smooth + noise).astype("<u2")
         for layout, options in LAYOUTS.items():
             path = root / layout / "1_1_1" / f"{name}.tiff"
             tifffile.imwrite(path, chunk, photometric="minisblack", **options)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 import statistics
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 CONNECTIONS = 12
+# What the other side still works on when its load has ended must not be in our way.
+SETTLE_S = 1.5
 BROWSER_CODINGS = "gzip, deflate, br, zstd"
 
 _SCRIPT = """\
@@ -25,6 +28,7 @@ def requests_per_second(
     url: str, paths: Sequence[str], place: Path, seconds: int, codings: str = BROWSER_CODINGS
 ) -> float:
     """Ask for the paths in turn, over and over, as quickly as the server answers."""
+    time.sleep(SETTLE_S)
     script = place / "paths.lua"
     quoted = ", ".join(f'"{path}"' for path in paths)
     script.write_text(_SCRIPT.format(paths=quoted, codings=codings))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import tifffile
@@ -55,7 +55,8 @@ class _Naive(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Encoding", "gzip")
         self.send_header("Content-Length", str(body.tell()))
         self.end_headers()
-        self.wfile.write(body.getvalue())
+        with suppress(BrokenPipeError, ConnectionResetError):  # the load has ended
+            self.wfile.write(body.getvalue())
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -256,6 +256,7 @@ def test_readme_starts_with_its_name_and_has_its_sections() -> None:
         "What is checked",
         "Errors",
         "Security",
+        "Speed",
         "Limits known today",
         "Development",
     ]
