@@ -144,7 +144,9 @@ def test_read_any_file_gives_the_voxels_that_tifffile_gives(
         for codings in (*CODINGS, *CODINGS):  # the second time with a plan that was kept
             sent = reader.read(found(path), expected(voxels), codings)
             coding = PASSED_AS.get(compression or "", "")
-            assert sent.coding == (coding if passes and coding in codings else "")
+            way = coding if passes and coding in codings else ""
+            # An extent of 1 may be lost on the way into the file; then tifffile finds it again.
+            assert sent.coding == way or (1 in shape and sent.coding == "")
             assert unpack(sent.body, sent.coding) == raw(voxels)
             assert sent.stamp == Stamp.of(path.stat())
 
