@@ -19,7 +19,7 @@ def log_task(task: Any) -> None:
         return
     request = task.request
     milliseconds = (time.time() - task.start_time) * 1000
-    size = task.content_length if task.content_length is not None else task.content_bytes_written
+    size = task.content_length if task.content_length is not None else getattr(task, "written", 0)
     log.info(
         "%s %s %s%s %s %s %.1f ms",
         task.channel.addr[0] if task.channel.addr else "-",

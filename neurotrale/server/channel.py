@@ -35,6 +35,13 @@ class Overloaded(Error):  # type: ignore[misc]  # noqa: N818 - waitress's errors
 class LoggedTask(WSGITask):  # type: ignore[misc]
     """Answers a request through the application and logs it."""
 
+    written = 0
+
+    def write(self, data: bytes) -> None:
+        """Send a part of the body; waitress counts only those whose length was announced."""
+        self.written += len(data)
+        super().write(data)
+
     def build_response_header(self) -> bytes:
         """Ask the client to close the connection when this worker stops: it answers no more."""
         if not self.channel.server.accepting:
