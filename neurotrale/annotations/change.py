@@ -126,9 +126,7 @@ class FileChanges:
         self.locks = locks
         self.contents = contents
         self._now = now
-        self._leftovers = Leftovers(
-            locks, lambda file: self._agree(Journal(file), self._read(file))
-        )
+        self._leftovers = Leftovers(locks, self._agree_alone)
 
     def change(
         self, path: Path, what: str, author: Author, decide: Callable[[Before], Change]
