@@ -686,6 +686,8 @@ def test_workers_share_the_load(root: Path, start_service: StartService) -> None
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         try:
+            # Before every thread has stopped, one of them may still accept the connection.
+            eventually(lambda stopped=stopped: all(states(pid) == {"T"} for pid in stopped))
             assert requests.get(f"{service.url}/brain/info").ok
         finally:
             for pid in stopped:

@@ -13,12 +13,13 @@ from typing import Any
 from waitress.buffers import OverflowableBuffer, ReadOnlyFileBasedBuffer
 from waitress.channel import ClientDisconnected, HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
-from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import Error
 
 from neurotrale.problems import problem
 from neurotrale.server.access import log_task
 from neurotrale.server.buffers import BytesBuffer, FileBuffer
+from neurotrale.server.crew import Crew
 
 UNCOPIED_BYTES = 2**15
 FILE_READERS = 4
@@ -105,29 +106,26 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]
             raise ParsingError("Bad URI") from error
 
 
-class Dispatcher(ThreadedTaskDispatcher):  # type: ignore[misc]
-    """Hands requests to threads; those that would wait too long get 503 at once.
+class Dispatcher:
+    """Hands requests to the crew; those that would wait too long get 503 at once.
 
     Args:
-        queue: How many requests may wait for a thread.
+        crew: Answers them.
+        queue: How many requests may wait.
     """
 
-    def __init__(self, queue: int) -> None:
-        super().__init__()
+    def __init__(self, crew: Crew, queue: int) -> None:
+        self._crew = crew
         self._most_waiting = queue
-        # Errors are only written, which takes no time; one thread of their own does it.
-        self._errors = ThreadPoolExecutor(1, "errors")
 
     def add_task(self, task: Any) -> None:
         """Take a channel whose next request is complete."""
-        if len(self.queue) >= self._most_waiting and task.requests[0].error is None:
-            task.requests[0].error = Overloaded(
+        request = task.requests[0]
+        if self._crew.waiting >= self._most_waiting and request.error is None:
+            request.error = Overloaded(
                 "More is asked of this service than it can do right now. Ask again in a moment."
             )
-        if task.requests[0].error is not None:
-            self._errors.submit(task.service)
-        else:
-            super().add_task(task)
+        self._crew.add(task, at_once=request.error is not None)
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]

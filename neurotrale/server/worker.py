@@ -17,15 +17,16 @@ from waitress import wasyncore
 from waitress.server import create_server
 
 from neurotrale.server.channel import Channel, Dispatcher
+from neurotrale.server.crew import Crew
 
 log = logging.getLogger(__name__)
 
-LOOP_TIMEOUT_S = 1.0
 MOST_FILES = 65_536
 # The listening socket and the trigger count as connections in waitress.
 OWN_SOCKETS = 2
 # Looks at the sockets after the signal to stop; each accepts, or reads, one thing of each socket.
 LAST_LOOKS = 32
+LOOK_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,15 @@ def run_worker(
     """
     _raise_file_limit()
     sockets: dict[int, Any] = {}
-    dispatcher = Dispatcher(limits.queue)
-    dispatcher.set_thread_count(limits.threads)
+    crew = Crew(
+        limits.threads,
+        look=lambda timeout_s: wasyncore.loop(timeout_s, use_poll=True, map=sockets, count=1),
+        wake=lambda: server.trigger.pull_trigger(),
+    )
     server: Any = create_server(
         app,
         map=sockets,
-        _dispatcher=dispatcher,
+        _dispatcher=Dispatcher(crew, limits.queue),
         sockets=[listening],
         connection_limit=limits.connections + OWN_SOCKETS,
         max_request_body_size=limits.body_bytes + 1,  # waitress refuses what reaches it
@@ -80,21 +84,21 @@ def run_worker(
         clear_untrusted_proxy_headers=True,
     )
     server.channel_class = Channel
+    server.pull_trigger = crew.wake
     stopping = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal stopping
-        if not stopping:  # a second signal may come when there is no server any more
-            stopping = True
-            server.pull_trigger()
+        stopping = True
+        crew.call()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    crew.start()
     on_ready()
-    while not stopping:
-        _loop(LOOP_TIMEOUT_S, sockets)
-    _drain(server, sockets, limits.drain_s)
-    server.task_dispatcher.shutdown(timeout=1)
+    crew.oversee(until=lambda: stopping)
+    _drain(server, crew, limits.drain_s)
+    crew.end()
     wasyncore.close_all(sockets)
 
 
@@ -106,20 +110,18 @@ def _raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def _loop(timeout_s: float, sockets: dict[int, Any], count: int = 1) -> None:
-    # poll, as select cannot watch file descriptors above 1023.
-    wasyncore.loop(timeout=timeout_s, use_poll=True, map=sockets, count=count)
-
-
-def _drain(server: Any, sockets: dict[int, Any], drain_s: float) -> None:
-    _loop(0, sockets, LAST_LOOKS)  # what was sent before the signal may not be read yet
-    server.accepting = False
+def _drain(server: Any, crew: Crew, drain_s: float) -> None:
     until = time.monotonic() + drain_s
+    looks = crew.looks + LAST_LOOKS
+    while crew.looks < looks:  # what was sent before the signal may not be read yet
+        crew.wake()
+        crew.tick(LOOK_S)
+    server.accepting = False
     while any(map(_in_flight, list(server.active_channels.values()))):
         if time.monotonic() > until:
             log.warning("process %d stops with requests unfinished", os.getpid())
             return
-        _loop(0.05, sockets)
+        crew.tick()
 
 
 def _in_flight(channel: Any) -> bool:
