@@ -17,7 +17,7 @@ _LEVEL = 1
 _GZIP_WBITS = 31
 
 
-def pack(body: bytes, coding: str) -> bytes:
+def pack(body: bytes | bytearray, coding: str) -> bytes:
     """Pack a body with ``gzip`` or ``zstd``."""
     if coding == "zstd":
         return bytes(imagecodecs.zstd_encode(body, _LEVEL))

@@ -7,11 +7,15 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 
 log = logging.getLogger(__name__)
+
+# The file system takes tens of milliseconds to give back the space of a file of this size.
+LARGE_BYTES = 16 * 2**20
 
 
 def temporary_of(path: Path) -> Path:
@@ -57,7 +61,8 @@ def replace_file(
             os.fsync(file.fileno())
             status = os.fstat(file.fileno())
         before_rename()
-        temporary.replace(path)
+        with _let_go_later(path):
+            temporary.replace(path)
         try:
             _fsync_directory(directory)
         except OSError:
@@ -70,6 +75,26 @@ def replace_file(
     finally:
         os.close(directory)
     return status
+
+
+@contextmanager
+def _let_go_later(path: Path) -> Iterator[None]:
+    """Keep the space of a large file until after it was replaced: no writer waits for that."""
+    try:
+        old = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:  # there is none
+        yield
+        return
+    try:
+        is_large = os.fstat(old).st_size >= LARGE_BYTES
+        yield
+    except BaseException:
+        os.close(old)
+        raise
+    if is_large:
+        Thread(target=os.close, args=(old,), name="let-go", daemon=True).start()
+    else:
+        os.close(old)
 
 
 def keep_owner(path: Path, descriptor: int) -> None:

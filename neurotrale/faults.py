@@ -36,8 +36,7 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-@contextmanager
-def reading(what: str) -> Iterator[None]:
+class reading:  # noqa: N801 - used like a function; every chunk passes here, so it is no generator
     """Translate the errors of a read.
 
     Args:
@@ -49,10 +48,18 @@ def reading(what: str) -> Iterator[None]:
         NameTooLongError: The file system refuses the name's length.
         BusyError: A passing fault of the file system.
     """
-    try:
-        yield
-    except OSError as error:
-        _raise_common(error, what, "read")
+
+    __slots__ = ("_what",)
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError):
+            _raise_common(error, self._what, "read")
 
 
 @contextmanager

@@ -62,7 +62,7 @@ class Found:
 
     name: str
     """The name that was asked for, relative to the data root."""
-    path: Path
+    path: str
     stamp: Stamp
     coding: str
     """"" for the file itself, ``gzip`` or ``br`` for a twin."""
@@ -115,9 +115,12 @@ class Files:
 
     def _find(self, parts: Parts, stored: Parts, coding: str) -> Found | FoundDirectory | None:
         try:
-            path, status = self.tree.status(stored)
+            status_of = self.tree.status(stored)
         except MissingError:
             return None
+        if status_of is None:
+            return None
+        path, status = status_of
         if stat.S_ISDIR(status.st_mode):
             return FoundDirectory()
         if not stat.S_ISREG(status.st_mode):  # pipes and devices are never opened
@@ -131,7 +134,7 @@ class Files:
             BusyError: It is not the version that was found any more.
         """
         with reading(found.name):
-            file = found.path.open("rb")
+            file = open(found.path, "rb")  # noqa: SIM115 - the caller closes it
             # A network file system may have told of an old version until the file was opened.
             if Stamp.of(os.fstat(file.fileno())) != found.stamp:
                 file.close()
@@ -146,12 +149,13 @@ class Files:
             DamagedError: It is not valid in its coding.
         """
         with reading(found.name):
-            packed = found.path.read_bytes()
+            packed = Path(found.path).read_bytes()
         try:
             unpacked = unpack(packed, found.coding, UNPACK_LIMIT_BYTES)
         except ValueError as error:
             raise DamagedError(
-                found.path.name, f"expected {found.coding} data, found something else ({error})"
+                os.path.basename(found.path),
+                f"expected {found.coding} data, found something else ({error})",
             ) from error
         if len(unpacked) > UNPACK_LIMIT_BYTES:
             raise NotAcceptableError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from neurotrale.errors import MissingError, NameTooLongError
 
@@ -22,6 +23,7 @@ _CHUNK = re.compile("_".join([f"{_INT}-{_INT}"] * 3), re.ASCII)
 _BLOCK = re.compile(f"x{_INT}y{_INT}z{_INT}", re.ASCII)
 
 
+@lru_cache(4096)  # the directories above the chunks, above all
 def split_path(path: str) -> Parts:
     """Split a decoded URL path into names that are safe to look for below the data root.
 

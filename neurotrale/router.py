@@ -83,7 +83,7 @@ class OrderedRouter:
         Raises:
             MissingError, NameTooLongError: The path holds a name that is never served.
         """
-        path = _SLASHES.sub("/", uri)
+        path = _SLASHES.sub("/", uri) if "//" in uri else uri
         for route in self.routes:
             match = route.pattern.fullmatch(path)
             if match is not None:

@@ -19,7 +19,7 @@ PACKAGE = REPOSITORY / "neurotrale"
 # other rooms or from above.
 LAYERS = (
     {"errors"},
-    {"names", "faults", "codings", "times"},
+    {"names", "faults", "codings", "times", "kept"},
     {"tree"},
     {"files", "durable"},
     {"chunks", "annotations", "demo"},

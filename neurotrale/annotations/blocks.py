@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import re
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 
 from neurotrale.errors import MissingError
 from neurotrale.faults import reading
 from neurotrale.files import Stamp
+from neurotrale.kept import Kept
 from neurotrale.names import AnnotationName, BlockName, Parts
 from neurotrale.tree import Tree
 
@@ -39,8 +38,7 @@ class Blocks:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self._kept: OrderedDict[Path, tuple[Stamp | None, Triple | None]] = OrderedDict()
-        self._lock = Lock()
+        self._kept: Kept[Triple | None] = Kept(CACHED_SIZES)
 
     def directory(self, name: AnnotationName) -> BlockDirectory:
         """Find the directory of an annotation file's block.
@@ -94,23 +92,7 @@ class Blocks:
                 stamp: Stamp | None = Stamp.of(path.stat())
         except MissingError:
             stamp = None
-        with self._lock:
-            kept = self._kept.get(path)
-        if kept is not None and kept[0] == stamp:
-            return kept[1]
-        size_vx = None if stamp is None else _parse(path)
-        if size_vx is None:
-            log.warning(
-                "%s is %s: blocks are looked up by their literal names (expected three positive"
-                " integers x,y,z, the block size in voxels)",
-                path,
-                "missing" if stamp is None else "empty or malformed",
-            )
-        with self._lock:
-            self._kept[path] = stamp, size_vx
-            while len(self._kept) > CACHED_SIZES:
-                self._kept.popitem(last=False)
-        return size_vx
+        return self._kept.get(path, stamp, lambda: _learn(path, is_there=stamp is not None))
 
     def _is_directory(self, parts: Parts) -> bool:
         with reading("/".join(parts)):
@@ -122,6 +104,18 @@ class Blocks:
         except MissingError:
             return False
         return any(map(_LEGACY_DIRECTORY.fullmatch, names))
+
+
+def _learn(path: Path, *, is_there: bool) -> Triple | None:
+    size_vx = _parse(path) if is_there else None
+    if size_vx is None:
+        log.warning(
+            "%s is %s: blocks are looked up by their literal names (expected three positive"
+            " integers x,y,z, the block size in voxels)",
+            path,
+            "empty or malformed" if is_there else "missing",
+        )
+    return size_vx
 
 
 def _parse(path: Path) -> Triple | None:

@@ -6,9 +6,7 @@ Source of the format: Neuroglancer, "Precomputed volume format" (multi-resolutio
 from __future__ import annotations
 
 import stat
-from collections import OrderedDict
 from pathlib import Path
-from threading import Lock
 from typing import Literal
 
 import msgspec
@@ -16,6 +14,7 @@ import msgspec
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.faults import reading
 from neurotrale.files import Stamp
+from neurotrale.kept import Kept
 from neurotrale.names import Parts
 from neurotrale.tree import Tree
 
@@ -74,8 +73,7 @@ class Infos:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self._kept: OrderedDict[Path, tuple[Stamp, Info]] = OrderedDict()
-        self._lock = Lock()
+        self._kept: Kept[Info] = Kept(CACHED_INFOS)
 
     def above(self, directory: Parts) -> tuple[Info, str] | None:
         """Find the nearest `info` above a scale's directory.
@@ -99,21 +97,16 @@ class Infos:
     def _read(self, parts: Parts) -> Info | None:
         name = "/".join(parts)
         try:
-            path, status = self.tree.status(parts)
-            stamp = Stamp.of(status)
-            with self._lock:
-                kept = self._kept.get(path)
-            if kept is not None and kept[0] == stamp:
-                return kept[1]
-            if not stat.S_ISREG(status.st_mode):
+            found = self.tree.status(parts)
+            if found is None or not stat.S_ISREG(found[1].st_mode):
                 return None
-            with reading(name):
-                content = path.read_bytes()
+            path, status = found
+            return self._kept.get(path, Stamp.of(status), lambda: _learn(path, name))
         except MissingError:
             return None
-        info = parse_info(content, name)
-        with self._lock:
-            self._kept[path] = stamp, info
-            while len(self._kept) > CACHED_INFOS:
-                self._kept.popitem(last=False)
-        return info
+
+
+def _learn(path: str, name: str) -> Info:
+    with reading(name):
+        content = Path(path).read_bytes()
+    return parse_info(content, name)

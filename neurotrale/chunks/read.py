@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections import OrderedDict
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 from typing import Any, cast
 
 import imagecodecs
@@ -26,6 +24,7 @@ from neurotrale.chunks.tiff import DEFLATE, NONE, ZSTD, Segments, find_segments
 from neurotrale.errors import DamagedError
 from neurotrale.faults import reading
 from neurotrale.files import Found, Stamp
+from neurotrale.kept import Kept
 
 # Larger files are no chunks; tifffile reads only what it needs of them.
 WHOLE_FILE_BYTES = 64 * 2**20
@@ -33,8 +32,8 @@ KEPT_FILES = 50_000
 
 # RFC 1952: deflate, no name, no time, unknown system.
 _GZIP_HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255])
-# RFC 1950: two bytes in front (deflate, no preset dictionary), four behind.
-_ZLIB_HEADER, _ZLIB_TRAILER = 2, 4
+# What a gzip member has more than a zlib stream: 10 bytes instead of 2, 8 instead of 4.
+_IN_FRONT, _BEHIND = 8, 4
 
 Unpacked = bytes | bytearray | memoryview
 
@@ -50,7 +49,7 @@ class Voxels:
         labels: Whether they are labels of a segmentation.
     """
 
-    body: bytes
+    body: bytes | bytearray
     coding: str
     stamp: Stamp
     labels: bool = False
@@ -60,8 +59,7 @@ class ChunkReader:
     """Reads TIFF chunks; remembers, for each version of a file, where its segments are."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Path, tuple[Stamp, Segments | None]] = OrderedDict()
-        self._lock = Lock()
+        self.kept: Kept[Segments | None] = Kept(KEPT_FILES)
 
     def read(self, found: Found, expected: Expected, codings: Set[str]) -> Voxels:
         """Read a chunk.
@@ -75,57 +73,70 @@ class ChunkReader:
             DamagedError: It is not what is expected, or cannot be decoded.
             MissingError, ReadOnlyError, BusyError: The file cannot be read.
         """
-        with reading(found.name), found.path.open("rb", buffering=0) as file:
-            stamp = Stamp.of(os.fstat(file.fileno()))
-            data = file.readall() if stamp.size <= WHOLE_FILE_BYTES else b""
-        segments = self._segments(found.path, stamp, data)
-        if segments is None or not _fits(segments, expected):
-            return Voxels(
-                decode_chunk(found.path, found.name, expected), "", stamp, expected.labels
-            )
-        if len(segments.spans) == 1 and not segments.big_endian:
-            passed = self._passed(found, stamp, segments, data, codings)
-            if passed is not None:
-                return passed
-        return Voxels(bytes(_unpacked(found.name, segments, data)), "", stamp, expected.labels)
-
-    def _segments(self, path: Path, stamp: Stamp, data: bytes) -> Segments | None:
-        with self._lock:
-            kept = self._kept.get(path)
-        if kept is not None and kept[0] == stamp:
-            return kept[1]
-        segments = find_segments(data)
-        self._keep(path, stamp, segments)
-        return segments
-
-    def _keep(self, path: Path, stamp: Stamp, segments: Segments | None) -> None:
-        with self._lock:
-            self._kept[path] = stamp, segments
-            self._kept.move_to_end(path)
-            if len(self._kept) > KEPT_FILES:
-                self._kept.popitem(last=False)
+        with reading(found.name):
+            file = os.open(found.path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                stamp = Stamp.of(os.fstat(file))
+                segments = self.kept.get(
+                    found.path, stamp, lambda: find_segments(_whole(file, stamp))
+                )
+                if segments is None or not _fits(segments, expected):
+                    decoded = decode_chunk(Path(found.path), found.name, expected)
+                    return Voxels(decoded, "", stamp, expected.labels)
+                if len(segments.spans) == 1 and not segments.big_endian:
+                    passed = self._passed(file, found, stamp, segments, codings)
+                    if passed is not None:
+                        return passed
+                unpacked = _unpacked(found.name, segments, _whole(file, stamp))
+                return Voxels(bytes(unpacked), "", stamp, expected.labels)
+            finally:
+                os.close(file)
 
     def _passed(
-        self, found: Found, stamp: Stamp, segments: Segments, data: bytes, codings: Set[str]
+        self, file: int, found: Found, stamp: Stamp, segments: Segments, codings: Set[str]
     ) -> Voxels | None:
-        """Hand on a single segment in the coding that it is stored in, if the client takes it."""
+        """Hand on a single segment as it is stored, if the client takes it so."""
         ((at, size),) = segments.spans
-        segment = memoryview(data)[at : at + size]
+        if segments.compression == NONE:
+            body = os.pread(file, segments.segment_bytes, at)
+            return Voxels(body, "", stamp) if len(body) == segments.segment_bytes else None
         if segments.compression == ZSTD and "zstd" in codings:
-            return Voxels(bytes(segment), "zstd", stamp)
-        if segments.compression != DEFLATE or "gzip" not in codings or not _is_zlib(segment):
+            body = os.pread(file, size, at)
+            return Voxels(body, "zstd", stamp) if len(body) == size else None
+        if segments.compression != DEFLATE or "gzip" not in codings:
             return None
         if segments.crc32 is None:
             # What gzip adds is learnt once, by unpacking; so damage is noticed then.
+            data = _whole(file, stamp)
             voxels = _unpacked(found.name, segments, data)
-            if segment[-_ZLIB_TRAILER:] != isal_zlib.adler32(voxels).to_bytes(4, "big"):
+            if data[at + size - 4 : at + size] != isal_zlib.adler32(voxels).to_bytes(4, "big"):
                 return None  # something follows the stream, which gzip would take for its end
             segments = replace(segments, crc32=isal_zlib.crc32(voxels))
-            self._keep(found.path, stamp, segments)
-        assert segments.crc32 is not None
-        trailer = struct.pack("<II", segments.crc32, segments.segment_bytes)
-        deflate = segment[_ZLIB_HEADER:-_ZLIB_TRAILER]
-        return Voxels(b"".join((_GZIP_HEADER, deflate, trailer)), "gzip", stamp)
+            self.kept.put(found.path, stamp, segments)
+        member = _gzip_member(file, segments)
+        return None if member is None else Voxels(member, "gzip", stamp)
+
+
+def _whole(file: int, stamp: Stamp) -> bytes:
+    if stamp.size > WHOLE_FILE_BYTES:
+        return b""
+    return os.pread(file, stamp.size, 0)
+
+
+def _gzip_member(file: int, segments: Segments) -> bytearray | None:
+    """Read a zlib stream to where it lies in a gzip member (RFC 1950, 1952); None if it is none.
+
+    Two of its bytes make room for a header of ten, and its last four for CRC-32 and length.
+    """
+    ((at, size),) = segments.spans
+    assert segments.crc32 is not None
+    member = bytearray(_IN_FRONT + size + _BEHIND)
+    with memoryview(member)[_IN_FRONT : _IN_FRONT + size] as stream:
+        if os.preadv(file, [stream], at) != size or not _is_zlib(stream):
+            return None
+    member[: len(_GZIP_HEADER)] = _GZIP_HEADER
+    struct.pack_into("<II", member, len(member) - 8, segments.crc32, segments.segment_bytes)
+    return member
 
 
 def _fits(segments: Segments, expected: Expected) -> bool:
@@ -141,7 +152,7 @@ def _fits(segments: Segments, expected: Expected) -> bool:
 def _is_zlib(segment: memoryview) -> bool:
     """Tell a plain zlib stream (RFC 1950) from one that a gzip member cannot hold."""
     return (
-        len(segment) > _ZLIB_HEADER + _ZLIB_TRAILER
+        len(segment) > 6
         and segment[0] & 0x0F == 8
         and not segment[1] & 0x20
         and (segment[0] << 8 | segment[1]) % 31 == 0

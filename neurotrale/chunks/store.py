@@ -70,7 +70,8 @@ class Chunks:
 
     def expected(self, chunk: ChunkPath, tiff: TiffChunk) -> Expected:
         """Gather what a chunk must be; a data set without `info` promises only the name's box."""
-        shape_vx = chunk.name.shape_vx if chunk.name is not None else None
+        name = chunk.name
+        shape_vx = name.shape_vx if name is not None else None
         above = self.infos.above(chunk.directory)
         if above is None:
             return Expected(shape_vx)

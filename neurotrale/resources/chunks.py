@@ -143,7 +143,7 @@ def send_decoded(
     """
     if answered_from_copy(req, resp, sources.version(tiff.found.stamp)):
         return
-    codings = frozenset(coding for coding in CODINGS if may_encode(req, coding))
+    codings = {coding for coding in CODINGS if may_encode(req, coding)}
     voxels = sources.chunks.read(chunk, tiff, codings)
     body, coding = voxels.body, voxels.coding
     if not coding:

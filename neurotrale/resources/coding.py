@@ -29,7 +29,9 @@ class Coder:
         self._codings = CODINGS if mode == "auto" else tuple(c for c in CODINGS if c == mode)
         self._images = mode != "auto"
 
-    def code(self, req: Request, body: bytes, kind: Kind) -> tuple[bytes, str]:
+    def code(
+        self, req: Request, body: bytes | bytearray, kind: Kind
+    ) -> tuple[bytes | bytearray, str]:
         """Compress a body if it pays and the request allows it.
 
         Returns:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from types import MappingProxyType
 
 from falcon import Request
 
@@ -39,6 +42,14 @@ def is_current(req: Request, etag: str, mtime_s: float) -> bool:
         return asked.strip() == "*" or etag in _TAG.findall(asked)
     since = _date(req.get_header("If-Modified-Since"))
     return since is not None and int(mtime_s) <= since
+
+
+def has_copy(req: Request) -> bool:
+    """Tell whether the client has some version, and asks whether it is current."""
+    return (
+        req.get_header("If-None-Match") is not None
+        or req.get_header("If-Modified-Since") is not None
+    )
 
 
 def byte_range(
@@ -77,10 +88,7 @@ def accepts_coding(req: Request, coding: str) -> bool:
 
     A client that sends no such header, like plain curl, gets identity: it could not unpack.
     """
-    weights: dict[str, float] = {}
-    for item in (req.get_header("Accept-Encoding") or "").split(","):
-        name, _, parameters = item.partition(";")
-        weights[name.strip().lower()] = _weight(parameters)
+    weights = _coding_weights(req.get_header("Accept-Encoding") or "")
     return weights.get(coding, weights.get("*", 0.0)) > 0
 
 
@@ -93,6 +101,15 @@ def prefers_decoded(req: Request) -> bool:
     """Tell whether Accept names ``application/octet-stream`` and not TIFF."""
     accept = (req.get_header("Accept") or "").lower()
     return "application/octet-stream" in accept and "image/tif" not in accept
+
+
+@lru_cache(64)  # browsers send the same with every request
+def _coding_weights(header: str) -> Mapping[str, float]:
+    weights: dict[str, float] = {}
+    for item in header.split(","):
+        name, _, parameters = item.partition(";")
+        weights[name.strip().lower()] = _weight(parameters)
+    return MappingProxyType(weights)
 
 
 def _weight(parameters: str) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from typing import cast
 
 import falcon
 from falcon import Request, Response
@@ -14,6 +16,7 @@ from neurotrale.resources.negotiation import (
     ByteRange,
     Unsatisfiable,
     byte_range,
+    has_copy,
     is_current,
     may_encode,
 )
@@ -42,11 +45,16 @@ class Version:
 
     def coded(self, coding: str) -> Version:
         """Name the same version in a content coding; its bytes differ, so its tag does."""
-        return replace(self, etag=f"{self.etag}-{coding}") if coding else self
+        if not coding:
+            return self
+        etag = f"{self.etag}-{coding}"
+        return Version(etag, self.mtime_s, self.media_type, self.vary, self.cache_control)
 
 
 def answered_from_copy(req: Request, resp: Response, version: Version) -> bool:
     """Answer 304 if the client has this version, in any coding; tell whether that is so."""
+    if not has_copy(req):
+        return False
     for coding in ("", *CODINGS):
         copy = version.coded(coding)
         if is_current(req, copy.etag, copy.mtime_s):
@@ -55,7 +63,7 @@ def answered_from_copy(req: Request, resp: Response, version: Version) -> bool:
 
 
 def send_bytes(
-    req: Request, resp: Response, body: bytes, version: Version, coding: str = ""
+    req: Request, resp: Response, body: bytes | bytearray, version: Version, coding: str = ""
 ) -> None:
     """Send bytes that are in memory, whole or in part, or 304.
 
@@ -70,7 +78,7 @@ def send_bytes(
         return
     if coding:
         resp.set_header("Content-Encoding", coding)
-        resp.data = body
+        resp.data = cast(bytes, body)
         return
     part = byte_range(req, len(body), version.etag, version.mtime_s)
     resp.set_header("Accept-Ranges", "bytes")
@@ -78,9 +86,9 @@ def send_bytes(
         _refuse_range(resp, len(body))
     elif isinstance(part, ByteRange):
         _announce_part(resp, part, len(body))
-        resp.data = body[part.start : part.stop]
+        resp.data = cast(bytes, body[part.start : part.stop])
     else:
-        resp.data = body
+        resp.data = cast(bytes, body)
 
 
 def send_found(req: Request, resp: Response, files: Files, found: Found) -> None:
@@ -128,7 +136,7 @@ def _answered(req: Request, resp: Response, version: Version) -> bool:
     """Set the headers that 200 and 304 share; tell whether 304 is all there is to say."""
     resp.content_type = version.media_type
     resp.set_header("ETag", f'"{version.etag}"')
-    resp.last_modified = datetime.fromtimestamp(int(version.mtime_s), UTC)
+    resp.set_header("Last-Modified", _http_date(int(version.mtime_s)))
     resp.set_header("Cache-Control", version.cache_control)
     if version.vary:
         resp.append_header("Vary", version.vary)
@@ -138,6 +146,11 @@ def _answered(req: Request, resp: Response, version: Version) -> bool:
         return False
     resp.status = falcon.HTTP_304
     return True
+
+
+@lru_cache(1024)  # the chunks of a data set were often written within a few seconds
+def _http_date(seconds: int) -> str:
+    return falcon.dt_to_http(datetime.fromtimestamp(seconds, UTC))
 
 
 def _announce_part(resp: Response, part: ByteRange, size: int) -> None:

@@ -18,12 +18,13 @@ class BytesBuffer:
 
     Args:
         body: What to send.
+        sent: How much of it was sent already.
     """
 
     waiting = False
 
-    def __init__(self, body: bytes | memoryview) -> None:
-        self._left = memoryview(body)
+    def __init__(self, body: bytes | bytearray | memoryview, sent: int = 0) -> None:
+        self._left = memoryview(body)[sent:]
 
     def __len__(self) -> int:
         return len(self._left)

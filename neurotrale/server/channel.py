@@ -6,6 +6,7 @@ at once, 503, when more is asked than can be done.
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -37,15 +38,23 @@ class LoggedTask(WSGITask):  # type: ignore[misc]
     """Answers a request through the application and logs it."""
 
     written = 0
+    wrote_header: bool
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray) -> None:
         """Send a part of the body; waitress counts only those whose length was announced."""
         self.written += len(data)
-        super().write(data)
+        is_whole = not self.wrote_header and len(data) == self.content_length and self.has_body
+        if is_whole and self.complete and len(data) >= UNCOPIED_BYTES:
+            header = self.build_response_header()
+            self.wrote_header = True
+            self.content_bytes_written = len(data)
+            self.channel.write_whole(header, data)
+        else:
+            super().write(data)
 
     def build_response_header(self) -> bytes:
         """Ask the client to close the connection when this worker stops: it answers no more."""
-        if not self.channel.server.accepting:
+        if self.channel.server.stopping:
             self.set_close_on_finish()
         header: bytes = super().build_response_header()
         return header
@@ -151,7 +160,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         buffer: BytesBuffer | FileBuffer
         if isinstance(data, ReadOnlyFileBasedBuffer):
             buffer = FileBuffer(data.file, data.remain, self.readers, self._wake)
-        elif isinstance(data, (bytes, memoryview)) and len(data) >= UNCOPIED_BYTES:
+        elif isinstance(data, (bytes, bytearray, memoryview)) and len(data) >= UNCOPIED_BYTES:
             buffer = BytesBuffer(data)
         else:
             written: int = super().write_soon(data)
@@ -161,11 +170,38 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             if not self.connected:
                 buffer.close()
                 raise ClientDisconnected
-            self.outbufs += [buffer, OverflowableBuffer(self.adj.outbuf_overflow)]
-            self.current_outbuf_count = 0
             size = len(buffer)
-            self.total_outbufs_len += size
+            self._keep(buffer)
             flushed, failed = self._flush_exception(self._flush_some, do_close=False)
             if failed or not flushed or self.total_outbufs_len:
                 self.server.pull_trigger()
         return size
+
+    def write_whole(self, header: bytes, body: bytes | bytearray) -> None:
+        """Send an answer at one stroke, as far as the connection takes it now."""
+        with self.outbuf_lock:
+            if not self.connected:
+                raise ClientDisconnected
+            sent = 0
+            if not self.total_outbufs_len:
+                try:
+                    sent = self.socket.sendmsg([header, body])
+                except BlockingIOError:
+                    pass
+                except OSError:  # the client went away; whoever watches closes the connection
+                    self.will_close = True
+                    self.server.pull_trigger()
+                    raise ClientDisconnected from None
+                self.last_activity = time.time()
+            for piece in (header, body):
+                if sent < len(piece):
+                    self._keep(BytesBuffer(piece, sent))
+                sent = max(0, sent - len(piece))
+            if self.total_outbufs_len:
+                self.server.pull_trigger()
+
+    def _keep(self, buffer: BytesBuffer | FileBuffer) -> None:
+        """Append what is left to send; behind it waitress wants a buffer that it can write to."""
+        self.outbufs += [buffer, OverflowableBuffer(self.adj.outbuf_overflow)]
+        self.current_outbuf_count = 0
+        self.total_outbufs_len += len(buffer)

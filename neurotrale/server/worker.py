@@ -85,6 +85,7 @@ def run_worker(
     )
     server.channel_class = Channel
     server.pull_trigger = crew.wake
+    server.stopping = False
     stopping = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -111,6 +112,7 @@ def _raise_file_limit() -> None:
 
 
 def _drain(server: Any, crew: Crew, drain_s: float) -> None:
+    server.stopping = True
     until = time.monotonic() + drain_s
     looks = crew.looks + LAST_LOOKS
     while crew.looks < looks:  # what was sent before the signal may not be read yet
