@@ -62,6 +62,11 @@ class _Naive(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _NaiveServer(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # the load has ended
+
+
 @contextmanager
 def naive(root: Path, workers: int) -> Iterator[str]:
     """Run the naive service with as many processes."""
@@ -71,9 +76,7 @@ def naive(root: Path, workers: int) -> Iterator[str]:
         pid = os.fork()
         if not pid:
             _Naive.root = root
-            server = http.server.ThreadingHTTPServer(
-                ("127.0.0.1", 0), _Naive, bind_and_activate=False
-            )
+            server = _NaiveServer(("127.0.0.1", 0), _Naive, bind_and_activate=False)
             server.socket = listening
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             server.serve_forever()
