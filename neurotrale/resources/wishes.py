@@ -25,7 +25,7 @@ def wish_of(req: Request, guard: GuardMode = "off") -> Wish:
     """
     condition = _condition(req)
     address = req.remote_addr or ""
-    name = getattr(req.context, "token_name", "") or address
+    name = req.env.get("REMOTE_USER") or address  # the first is the name of the token
     guarded = not condition.match and (guard == "all" or (guard == "browser" and _is_viewer(req)))
     return Wish(Author(name, address), condition, guarded)
 

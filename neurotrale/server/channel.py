@@ -19,6 +19,7 @@ from waitress.utilities import Error
 from neurotrale.problems import problem
 from neurotrale.server.access import log_task
 from neurotrale.server.buffers import BytesBuffer, FileBuffer
+from neurotrale.tokens import hide_tokens
 
 UNCOPIED_BYTES = 2**15
 FILE_READERS = 4
@@ -53,6 +54,9 @@ class LoggedTask(WSGITask):  # type: ignore[misc]
         """Answer, then log; a client that went away is no error."""
         try:
             super().service()
+        except BaseException:  # waitress logs it, with the path
+            self.request.path = hide_tokens(self.request.path)
+            raise
         finally:
             if self.channel.connected:
                 log_task(self)
@@ -64,7 +68,8 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         """Send the error in the JSON shape that the application's errors have."""
         error = self.request.error
-        body = problem(error.reason, str(error.body))
+        # waitress quotes lines of the request, which may hold a token.
+        body = problem(error.reason, str(error.body).partition(' "')[0])
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [
             ("Content-Type", "application/json"),
