@@ -38,7 +38,7 @@ from neurotrale.resources.history import (
 from neurotrale.resources.listing import DirectoryResource, IndexResource
 from neurotrale.router import App, OrderedRouter
 from neurotrale.routes import add_routes
-from neurotrale.tokens import TokenFile, check_not_served
+from neurotrale.tokens.file import TokenFile, check_not_served
 from neurotrale.tree import Tree
 
 EXPOSED_HEADERS = ("ETag", "Content-Range", "Content-Encoding", "Content-Length", "Accept-Ranges")

@@ -12,7 +12,8 @@ import click
 from neurotrale.cli.failing import failing_clearly
 from neurotrale.errors import StartError
 from neurotrale.faults import writing
-from neurotrale.tokens import new_line, parse_tokens, read_tokens
+from neurotrale.tokens.file import read_tokens
+from neurotrale.tokens.lines import new_line, parse_tokens
 
 
 def _name(context: click.Context, parameter: click.Parameter, value: str) -> str:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
-from neurotrale.tokens import hide_tokens
+from neurotrale.tokens.hiding import hide_tokens
 
 log = logging.getLogger("neurotrale.access")
 

@@ -19,7 +19,7 @@ from waitress.utilities import Error
 from neurotrale.problems import problem
 from neurotrale.server.access import log_task
 from neurotrale.server.buffers import BytesBuffer, FileBuffer
-from neurotrale.tokens import hide_tokens
+from neurotrale.tokens.hiding import hide_tokens
 
 UNCOPIED_BYTES = 2**15
 FILE_READERS = 4

@@ -1,116 +1,25 @@
-"""Tokens: who may look and who may change, from a file that may change while the service runs."""
+"""The token file, which may change while the service runs."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
-import secrets
 import stat
 import threading
 import time
-from dataclasses import dataclass, field
-from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
-from urllib.parse import unquote
 
 from neurotrale.errors import StartError
+from neurotrale.tokens.lines import FORM, Token, digest_of, parse_tokens
 
 log = logging.getLogger(__name__)
 
-SHORTEST = 16
-LONGEST = 256
-RANDOM_BYTES = 32
 MOST_FILE_BYTES = 2**20
 # A stalled network file system is asked once in this time, not for every chunk.
 LOOK_AGAIN_S = 1.0
-MOST_ENCODINGS = 4
-
-NAME = re.compile(r"[\w.@+-]{1,64}")
-# All of these stand for themselves in a URL.
-_SECRET = re.compile(r"[A-Za-z0-9._~-]*")
-_IN_URL = re.compile(r"([/?&;]token[/=]+)[^/?&;=]+", re.IGNORECASE)
-_FORM = "expected name:rw:token or name:ro:token, as 'neurotrale token --name NAME' prints it"
 
 Stamp = tuple[int, int, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One line of the file.
-
-    Attributes:
-        name: Who holds it; stands in the journal and in the access log.
-        may_write: Whether it allows changes.
-        digest: SHA-256 of the token, which itself is not kept.
-    """
-
-    name: str
-    may_write: bool
-    digest: bytes = field(repr=False)
-
-
-def digest_of(secret: str) -> bytes:
-    """Give what is compared in place of a token."""
-    return sha256(secret.encode("utf-8", "surrogatepass")).digest()
-
-
-def new_line(name: str, *, may_write: bool) -> str:
-    """Make the line of a new, random token.
-
-    Raises:
-        ValueError: The name is none.
-    """
-    if NAME.fullmatch(name) is None:
-        raise ValueError("a name has 1 to 64 letters, digits, or any of '.', '_', '-', '@' and '+'")
-    return f"{name}:{'rw' if may_write else 'ro'}:{secrets.token_urlsafe(RANDOM_BYTES)}\n"
-
-
-def parse_tokens(text: str, what: str) -> tuple[Token, ...]:
-    """Read the lines ``name:rw|ro:token``; blank lines and those that begin with # are comments.
-
-    Args:
-        text: The content of the file.
-        what: The file, for messages; those never hold any part of a line, as it may be a token.
-
-    Raises:
-        StartError: A line is malformed, or a name or a token stands there twice.
-    """
-    tokens: list[Token] = []
-    lines: dict[str | bytes, int] = {}
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        where = f"{what}:{number}"
-        token = _parse_line(line.strip(), where)
-        for key, kind in ((token.name, "name"), (token.digest, "token")):
-            before = lines.setdefault(key, number)
-            if before != number:
-                raise StartError(
-                    f"{where}: the same {kind} as in line {before}; give each person one of"
-                    " their own"
-                )
-        tokens.append(token)
-    return tuple(tokens)
-
-
-def _parse_line(line: str, where: str) -> Token:
-    name, first, rest = line.partition(":")
-    access, second, secret = rest.partition(":")
-    if not (first and second) or access not in ("rw", "ro") or NAME.fullmatch(name) is None:
-        raise StartError(f"{where}: {_FORM}")
-    if _SECRET.fullmatch(secret) is None:
-        raise StartError(
-            f"{where}: a token has only letters, digits, and any of '-', '.', '_' and '~';"
-            " 'neurotrale token' makes one"
-        )
-    if not SHORTEST <= len(secret) <= LONGEST:
-        raise StartError(
-            f"{where}: a token has {SHORTEST} to {LONGEST} characters, this one {len(secret)};"
-            " 'neurotrale token' makes one"
-        )
-    return Token(name, access == "rw", digest_of(secret))
 
 
 def read_tokens(path: Path) -> tuple[tuple[Token, ...], Stamp]:
@@ -143,7 +52,7 @@ def read_tokens(path: Path) -> tuple[tuple[Token, ...], Stamp]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         # Not chained: the error holds the whole content.
-        raise StartError(f"{path}:{line}: not UTF-8; {_FORM}") from None
+        raise StartError(f"{path}:{line}: not UTF-8; {FORM}") from None
     return parse_tokens(text, str(path)), _stamp(status)
 
 
@@ -226,18 +135,3 @@ def check_not_served(path: Path, root: Path) -> None:
                 f"The token file {path} lies below the data root {root}, where it would be served"
                 " like any other file. Move it elsewhere."
             )
-
-
-def hide_tokens(text: str) -> str:
-    """Put *** in place of what stands in a URL where a token does, however it is encoded.
-
-    Args:
-        text: A path, or a path with its query.
-    """
-    if "%" not in text and "token" not in text.lower():
-        return text
-    plain = text
-    for _ in range(MOST_ENCODINGS):
-        plain = unquote(plain, "latin-1")
-    hidden = _IN_URL.sub(r"\1***", plain)
-    return text if hidden == plain else hidden
