@@ -238,3 +238,58 @@ def test_documentation_shows_and_runs_every_operation(
     page.screenshot(path=tmp_path / "api.png", full_page=True)
     assert visit.complaints == []
     assert visit.origins == {service.url}
+
+
+def test_person_with_a_token_stays_behind_its_prefix(
+    dataset: Path, start_service: StartService, visit: Visit, tmp_path: Path
+) -> None:
+    token = "looks-but-does-not-touch"
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text(f"guest:ro:{token}\n")
+    service = start_service(dataset.parent, "--token-file", str(tokens))
+    inside = f"{service.url}/token/{token}/"
+    page, sent = visit.page, list[str]()
+    page.goto(f"{service.url}/?token={token}")
+    assert page.url == inside
+    page.on("request", lambda request: sent.append(request.url))
+    page.get_by_role("link", name="demo-brain/", exact=True).click()
+    page.get_by_role("link", name="annotations/", exact=True).click()
+    page.get_by_role("link", name="../", exact=True).click()
+    page.wait_for_url(f"{inside}demo-brain/")
+    page.get_by_role("link", name="../", exact=True).click()
+    page.get_by_role("link", name="API documentation").click()
+    page.wait_for_selector(".opblock")
+    document = page.locator(".opblock", has_text="/api/openapi.json")
+    document.click()
+    document.get_by_role("button", name="Try it out").click()
+    document.get_by_role("button", name="Execute").click()
+    answer = document.locator(".live-responses-table")
+    answer.wait_for()
+    assert answer.locator(".response .response-col_status").inner_text().startswith("200")
+    page.screenshot(path=tmp_path / "api.png", full_page=True)
+    assert sent.count(f"{inside}api/openapi.json") == 2
+    assert [url for url in sent if not url.startswith((inside, "data:"))] == []
+    assert visit.complaints == []
+    assert token not in service.log()
+
+
+def test_neuroglancer_draws_with_a_token_in_either_form(
+    dataset: Path, start_service: StartService, visit: Visit, viewer: Any, tmp_path: Path
+) -> None:
+    token = "looks-but-does-not-touch"
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text(f"guest:ro:{token}\n")
+    service = start_service(dataset.parent, "--token-file", str(tokens))
+    plane = finest_scale(dataset)[40]
+    look_at(viewer, f"precomputed://{service.url}/token/{token}/{dataset.name}", 40)
+    visit.page.goto(viewer.get_viewer_url())
+    assert likeness(drawn(viewer), plane) > 0.99
+    look_at(viewer, f"precomputed://{service.url}/{dataset.name}?token={token}", 40)
+    assert likeness(drawn(viewer), plane) > 0.99
+    statuses = {match["status"] for match in ACCESS.finditer(service.log())}
+    assert statuses <= {"200", "304"}
+    assert "/token/***/demo-brain/info" in service.log()
+    assert " /demo-brain/info" in service.log()
+    assert token not in service.log()

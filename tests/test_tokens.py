@@ -10,7 +10,7 @@ import stat
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import pytest
 import requests
 from waitress.server import create_server
 
+from neurotrale.annotations.locks import make_lock
 from neurotrale.app import AppSettings, create_app
 from neurotrale.errors import StartError
 from neurotrale.server.channel import Channel
@@ -482,6 +483,28 @@ def test_odd_request_is_answered_without_its_token(service: Service, raw: str) -
     assert ANNA.lower() not in body.body.decode("latin-1").lower()
     eventually(lambda: "neurotrale.access" in service.log()[before:], "a line in the log")
     assert ANNA.lower() not in service.log()[before:].lower()
+
+
+def test_request_beyond_the_queue_leaves_no_token_in_the_log(
+    dataset: Path, tmp_path: Path, start_service: StartService
+) -> None:
+    tokens = owned(tmp_path / "tokens", LINES)
+    options = ("--threads", "1", "--queue", "1", "--lock", "flock", "--token-file", str(tokens))
+    service = start_service(dataset.parent, *options)
+    edit = json.dumps({"id": "a" * 40, **POINT})
+    head = f"PATCH /token/{ANNA}{FILE}?id={'a' * 40} HTTP/1.1\r\nHost: x\r\n"
+    request = f"{head}Content-Length: {len(edit)}\r\n\r\n{edit}".encode()
+    with ExitStack() as stack:
+        lock = make_lock("flock", dataset.parent / FILE[1:])
+        lock.acquire()
+        stack.callback(lock.release)
+        for _ in range(6):
+            address = ("127.0.0.1", service.port)
+            stack.enter_context(closing(socket.create_connection(address))).sendall(request)
+        eventually(lambda: " 503 " in service.log(), "a request is refused")
+    service.stop()
+    assert f" PATCH /token/***{FILE}?id={'a' * 40} 503 " in service.log()
+    assert ANNA not in service.log()
 
 
 def test_error_below_the_prefix_does_not_repeat_the_prefix(service: Service) -> None:
