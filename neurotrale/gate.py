@@ -19,11 +19,9 @@ from urllib.parse import quote, unquote_plus
 from falcon import Request, Response
 
 from neurotrale.errors import NoTokenError, ReadOnlyError
+from neurotrale.tokens import USER
 from neurotrale.tokens.file import TokenFile
 from neurotrale.tokens.lines import Token
-
-USER = "REMOTE_USER"
-"""Key of the WSGI environment for the name of who asks; the access log reads it, too."""
 
 OPEN_PATH = "/api/health"
 """Needs no token; so that those who watch the service need none."""

@@ -7,6 +7,7 @@ import time
 from typing import Any
 from urllib.parse import quote
 
+from neurotrale.tokens import USER
 from neurotrale.tokens.hiding import hide_tokens
 
 log = logging.getLogger("neurotrale.access")
@@ -39,7 +40,7 @@ def log_task(task: Any) -> None:
 
 def _client(task: Any) -> str:
     address = task.channel.addr[0] if task.channel.addr else "-"
-    user = (getattr(task, "environ", None) or {}).get("REMOTE_USER")
+    user = (getattr(task, "environ", None) or {}).get(USER)
     return f"{quote(user)}@{address}" if user else address
 
 
