@@ -20,6 +20,7 @@ from neurotrale.annotations.places import Places
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.chunks.store import Chunks
 from neurotrale.files import Files
+from neurotrale.gate import Gate
 from neurotrale.openapi import openapi_document
 from neurotrale.problems import add_error_handlers
 from neurotrale.resources.annotations import AnnotationResource
@@ -37,6 +38,7 @@ from neurotrale.resources.history import (
 from neurotrale.resources.listing import DirectoryResource, IndexResource
 from neurotrale.router import App, OrderedRouter
 from neurotrale.routes import add_routes
+from neurotrale.tokens.file import TokenFile, check_not_served
 from neurotrale.tree import Tree
 
 EXPOSED_HEADERS = ("ETag", "Content-Range", "Content-Encoding", "Content-Length", "Accept-Ranges")
@@ -57,6 +59,7 @@ class AppSettings:
         guard: Which PUTs that remove several annotations are merged.
         compress: What is compressed on the way to clients that take it.
         chunk_cache_s: How long browsers may use their copy of a chunk without asking.
+        token_file: Whose tokens every request needs one of; None asks for none.
     """
 
     root: Path
@@ -69,6 +72,7 @@ class AppSettings:
     guard: GuardMode = "browser"
     compress: CompressMode = "auto"
     chunk_cache_s: int = 0
+    token_file: Path | None = None
 
 
 class CommonHeaders:
@@ -94,7 +98,8 @@ def create_app(settings: AppSettings) -> App:
     """Make the WSGI application.
 
     Raises:
-        StartError: The data root is not usable, or no lock is known to exclude other writers there.
+        StartError: The data root or the token file is not usable, or no lock is known to exclude
+            other writers there.
     """
     tree = Tree(settings.root, follow_symlinks=settings.follow_symlinks)
     tree.check()
@@ -114,13 +119,16 @@ def create_app(settings: AppSettings) -> App:
         allow_private_network=True,
     )
     app: App = falcon.App(
-        router=cast(CompiledRouter, router), middleware=[cors, CommonHeaders(varies=not any_origin)]
+        router=cast(CompiledRouter, router),
+        middleware=[cors, CommonHeaders(varies=not any_origin), *_gates(settings.token_file, tree)],
     )
     add_error_handlers(app)
     add_routes(
         app,
         health=HealthResource(tree, read_only=settings.read_only),
-        document=DocumentResource(lambda: openapi_document(app, router)),
+        document=DocumentResource(
+            lambda: openapi_document(app, router, tokens=settings.token_file is not None)
+        ),
         annotations=AnnotationResource(store, settings.max_body_bytes, settings.guard, coder),
         history=HistoryResource(places, past),
         revision=RevisionResource(places, past),
@@ -139,6 +147,13 @@ def create_app(settings: AppSettings) -> App:
 def _cache_control(seconds: int) -> str:
     # private: what a token may see is not for a shared cache
     return f"private, max-age={seconds}" if seconds else "no-cache"
+
+
+def _gates(token_file: Path | None, tree: Tree) -> list[Gate]:
+    if token_file is None:
+        return []
+    check_not_served(token_file, tree.root)
+    return [Gate(TokenFile(token_file))]
 
 
 def _locks(settings: AppSettings, tree: Tree) -> Locks:

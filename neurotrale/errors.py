@@ -53,6 +53,10 @@ class NotAcceptableError(ValueError):
     """The file exists only in a coding that the client does not take."""
 
 
+class NoTokenError(PermissionError):
+    """The request has no token that is valid here; the message never holds any part of one."""
+
+
 class ReadOnlyError(PermissionError):
     """The service, the file system or the permissions do not allow this access."""
 

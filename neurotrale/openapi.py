@@ -12,6 +12,7 @@ from falcon_apispec import FalconPlugin
 
 import neurotrale
 from neurotrale.annotations.check import GEOMETRY
+from neurotrale.gate import OPEN_PATH
 from neurotrale.router import App, OrderedRouter
 
 Json = dict[str, Any]
@@ -33,12 +34,21 @@ class RouterPlugin(FalconPlugin):  # type: ignore[misc]
         route = self._routes[resource]
         for method in route.own_methods:
             responder = route.method_map[method]
-            operations[method.lower()] = yaml_utils.load_yaml_from_docstring(responder.__doc__)
+            operation = yaml_utils.load_yaml_from_docstring(responder.__doc__)
+            if route.uri_template != OPEN_PATH:
+                operation["responses"][401] = "Unauthorized"
+            operations[method.lower()] = operation
         return route.uri_template
 
 
-def openapi_document(app: App, router: OrderedRouter) -> Json:
-    """Describe every route of the service as an OpenAPI 3.0 document."""
+def openapi_document(app: App, router: OrderedRouter, *, tokens: bool = False) -> Json:
+    """Describe every route of the service as an OpenAPI 3.0 document.
+
+    Args:
+        app: Has the routes.
+        router: Its router.
+        tokens: Whether requests need one.
+    """
     spec = APISpec(
         title="neurotrale",
         version=neurotrale.__version__,
@@ -62,7 +72,14 @@ def openapi_document(app: App, router: OrderedRouter) -> Json:
         spec.components.response(name, response)
     for route in router.routes:
         spec.path(resource=route.resource)
+    if tokens:
+        spec.components.security_scheme("bearer", {"type": "http", "scheme": "bearer"})
+        query = {"type": "apiKey", "in": "query", "name": "token"}
+        spec.components.security_scheme("query", query)
     document: Json = spec.to_dict()
+    if tokens:
+        # The empty one: below /token/{token}/ the URL has it already.
+        document["security"] = [{}, {"bearer": []}, {"query": []}]
     return document
 
 
@@ -265,7 +282,8 @@ _RESPONSES: dict[str, Json] = {
     "Stored": _answer("Written; 201 when the file is new.", "Stored"),
     "Changed": _answer("Done; 201 when the annotation is new.", "Changed"),
     "BadRequest": _error("The request cannot be understood; says why."),
-    "Forbidden": _error("The service is read-only, or file permissions forbid it."),
+    "Unauthorized": _error("The service asks for tokens, and none that is valid was given."),
+    "Forbidden": _error("The service or the token is read-only, or file permissions forbid it."),
     "NotFound": _error("There is nothing under this name."),
     "NotAcceptable": _error("Stored only in a coding that the client does not accept."),
     "Conflict": _error("What is on disk does not allow this change."),

@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 # Error class -> status, title.
 TABLE: dict[type[Exception], tuple[str, str]] = {
     errors.BadInputError: (falcon.HTTP_400, "Bad request"),
+    errors.NoTokenError: (falcon.HTTP_401, "Token needed"),
     errors.ReadOnlyError: (falcon.HTTP_403, "Not allowed"),
     errors.MissingError: (falcon.HTTP_404, "Not found"),
     errors.NotAcceptableError: (falcon.HTTP_406, "Not acceptable"),
@@ -49,6 +50,8 @@ def _handler(status: str, title: str) -> Callable[..., None]:
         headers = {}
         if isinstance(error, errors.BusyError):
             headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, errors.NoTokenError):
+            headers["WWW-Authenticate"] = "Bearer"
         if isinstance(error, (errors.DamagedError, errors.DiskFullError, errors.BusyError)):
             log.error("%s: %s", title, error)
         raise falcon.HTTPError(status, title=title, description=str(error), headers=headers)

@@ -19,11 +19,11 @@ PACKAGE = REPOSITORY / "neurotrale"
 # other rooms or from above.
 LAYERS = (
     {"errors"},
-    {"names", "faults", "codings", "times", "kept"},
+    {"names", "faults", "codings", "times", "kept", "tokens"},
     {"tree"},
     {"files", "durable"},
     {"chunks", "annotations", "demo"},
-    {"resources", "router"},
+    {"resources", "router", "gate"},
     {"routes", "problems", "openapi"},
     {"app"},
     {"server"},
@@ -47,6 +47,8 @@ FORBIDDEN = {
     "annotations": HTTP | (IMAGES - {"numpy"}),
     "codings": HTTP | (FILES - {"io"}) | (IMAGES - {"imagecodecs"}),
     "times": HTTP | FILES | IMAGES,
+    "tokens": HTTP | IMAGES | {"json", "msgspec", "filelock"},
+    "gate": FILES | IMAGES | {"waitress", "socket", "threading"},
     "demo": HTTP | {"click"},
     "resources": FILES | IMAGES | {"waitress", "socket", "threading", "signal", "subprocess"},
     "router": FILES | IMAGES | {"waitress", "socket"},

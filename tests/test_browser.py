@@ -238,3 +238,77 @@ def test_documentation_shows_and_runs_every_operation(
     page.screenshot(path=tmp_path / "api.png", full_page=True)
     assert visit.complaints == []
     assert visit.origins == {service.url}
+
+
+# --- Tokens --------------------------------------------------------------------------------------
+
+TOKEN = "looks-but-does-not-touch"
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    dataset: Path, start_service: StartService, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
+    """A service that asks for a token; at its end, its log must not hold it."""
+    tokens = tmp_path_factory.mktemp("tokens") / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text(f"guest:ro:{TOKEN}\n")
+    service = start_service(dataset.parent, "--token-file", str(tokens))
+    yield service
+    service.stop()
+    assert TOKEN not in service.log()
+
+
+def test_person_with_a_token_stays_behind_its_prefix(
+    guarded: Service, visit: Visit, tmp_path: Path
+) -> None:
+    inside = f"{guarded.url}/token/{TOKEN}/"
+    page, sent = visit.page, list[str]()
+    page.goto(f"{guarded.url}/?token={TOKEN}")
+    assert page.url == inside
+    page.on("request", lambda request: sent.append(request.url))
+    page.get_by_role("link", name="demo-brain/", exact=True).click()
+    page.get_by_role("link", name="annotations/", exact=True).click()
+    page.get_by_role("link", name="../", exact=True).click()
+    page.wait_for_url(f"{inside}demo-brain/")
+    page.get_by_role("link", name="../", exact=True).click()
+    page.get_by_role("link", name="API documentation").click()
+    page.wait_for_selector(".opblock")
+    document = page.locator(".opblock", has_text="/api/openapi.json")
+    document.click()
+    document.get_by_role("button", name="Try it out").click()
+    document.get_by_role("button", name="Execute").click()
+    answer = document.locator(".live-responses-table")
+    answer.wait_for()
+    assert answer.locator(".response .response-col_status").inner_text().startswith("200")
+    page.screenshot(path=tmp_path / "api.png", full_page=True)
+    assert sent.count(f"{inside}api/openapi.json") == 2
+    assert [url for url in sent if not url.startswith((inside, "data:"))] == []
+    assert visit.complaints == []
+
+
+@pytest.mark.parametrize(
+    ("source", "logged"),
+    [
+        pytest.param(
+            "precomputed://{url}/token/{token}/demo-brain",
+            "/token/***/demo-brain/info",
+            id="prefix",
+        ),
+        pytest.param(
+            "{url}/demo-brain/?token={token}|neuroglancer-precomputed:",
+            "/demo-brain/info",
+            id="query",
+        ),
+    ],
+)
+def test_neuroglancer_draws_with_a_token(
+    guarded: Service, dataset: Path, visit: Visit, viewer: Any, source: str, logged: str
+) -> None:
+    before = len(guarded.log())
+    look_at(viewer, source.format(url=guarded.url, token=TOKEN), 40)
+    visit.page.goto(viewer.get_viewer_url())
+    assert likeness(drawn(viewer), finest_scale(dataset)[40]) > 0.99
+    requests = [match.groupdict() for match in ACCESS.finditer(guarded.log()[before:])]
+    assert logged in {request["path"] for request in requests}
+    assert {request["status"] for request in requests} <= {"200", "304"}

@@ -61,6 +61,9 @@ OPTIONS = (
     Option("--read-only", "NEUROTRALE_READ_ONLY", False, "1", True, ("maybe",)),
     Option("--follow-symlinks", "NEUROTRALE_FOLLOW_SYMLINKS", False, "true", True, ("maybe",)),
     Option(
+        "--token-file", "NEUROTRALE_TOKEN_FILE", None, "t.txt", Path("t.txt"), (os.sep,)
+    ),
+    Option(
         "--cors-origins",
         "NEUROTRALE_CORS_ORIGINS",
         ("*",),

@@ -59,7 +59,9 @@ def test_readme_begins_with_the_two_commands() -> None:
 def parsed(words: list[str]) -> click.Context:
     """Have the command line take the words of a command; its /data stands for any directory."""
     name, *rest = [str(REPOSITORY) if word == "/data" else word for word in words]
-    return main.commands[name].make_context(name, rest, parent=click.Context(main))
+    return main.commands[name].make_context(
+        name, rest, parent=click.Context(main, **main.context_settings)
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,6 +9,7 @@ from neurotrale.cli.demo import demo
 from neurotrale.cli.locks import locks
 from neurotrale.cli.past import corrections, held, history, restore
 from neurotrale.cli.serve import serve
+from neurotrale.cli.token import token
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -17,5 +18,5 @@ def main() -> None:
     """Serve brain microscopy and its annotations straight from the file system."""
 
 
-for command in (serve, demo, history, restore, held, corrections, locks):
+for command in (serve, demo, history, restore, held, corrections, locks, token):
     main.add_command(command)

@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,6 +96,9 @@ SERVICE_OPTIONS = (
             help="Refuse every change."),
     _option("--follow-symlinks", env="NEUROTRALE_FOLLOW_SYMLINKS", is_flag=True, default=False,
             help="Serve what symbolic links point to outside the data root, too."),
+    _option("--token-file", env="NEUROTRALE_TOKEN_FILE",
+            type=click.Path(dir_okay=False, path_type=Path), default=None,
+            help="Answer only those who have a token of this file (see 'neurotrale token')."),
     _option("--cors-origins", env="NEUROTRALE_CORS_ORIGINS", default="*", callback=_origins,
             help="Origins of the pages that may call the service: '*' or a comma-separated list."),
     _option("--max-body-mb", env="NEUROTRALE_MAX_BODY_MB", type=click.IntRange(1, 1_000_000),
@@ -153,6 +157,7 @@ def start(root: Path, options: dict[str, Any]) -> None:
             guard=options["guard"],
             compress=options["compress"],
             chunk_cache_s=options["chunk_cache"],
+            token_file=options["token_file"],
         ),
         host=options["host"],
         port=options["port"],
@@ -168,16 +173,20 @@ def start(root: Path, options: dict[str, Any]) -> None:
         ready_file=options["ready_file"],
     )
     try:
-        sys.exit(run_service(settings, _announce))
+        sys.exit(run_service(settings, partial(_announce, token_file=options["token_file"])))
     except StartError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _announce(started: Started) -> None:
+def _announce(started: Started, token_file: Path | None) -> None:
     count = len(started.datasets)
-    click.echo(f"open  {started.url}")
+    # No token itself: what is printed here often ends in the log file of a job.
+    url = started.url if token_file is None else f"{started.url}token/TOKEN/"
+    click.echo(f"open  {url}")
+    if token_file is not None:
+        click.echo(f"      where TOKEN is a token of {token_file}")
     click.echo(f"data  {started.root} ({count} data set{'' if count == 1 else 's'})")
-    click.echo(f"docs  {started.url}api/")
+    click.echo(f"docs  {url}api/")
     click.echo("stop  Ctrl-C")
 
 

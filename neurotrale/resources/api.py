@@ -130,7 +130,8 @@ class DocsRedirectResource:
                 headers: {Location: {schema: {type: string}}}
         """
         resp.status = falcon.HTTP_302
-        resp.set_header("Location", "./api/")
+        query = f"?{req.query_string}" if req.query_string else ""
+        resp.set_header("Location", f"./api/{query}")
 
 
 class AssetResource:

@@ -10,6 +10,7 @@ from neurotrale.annotations.author import Author
 from neurotrale.annotations.guard import GuardMode
 from neurotrale.annotations.wishes import Condition, Wish
 from neurotrale.codings import CODINGS
+from neurotrale.tokens import USER
 
 # The tag of a compressed copy names the same content.
 _CODED = re.compile(f"-(?:{'|'.join(CODINGS)})$")
@@ -25,7 +26,7 @@ def wish_of(req: Request, guard: GuardMode = "off") -> Wish:
     """
     condition = _condition(req)
     address = req.remote_addr or ""
-    name = getattr(req.context, "token_name", "") or address
+    name = req.env.get(USER) or address
     guarded = not condition.match and (guard == "all" or (guard == "browser" and _is_viewer(req)))
     return Wish(Author(name, address), condition, guarded)
 

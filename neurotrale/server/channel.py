@@ -21,6 +21,7 @@ from neurotrale.problems import problem
 from neurotrale.server.access import log_task
 from neurotrale.server.buffers import BytesBuffer, FileBuffer
 from neurotrale.server.crew import Crew
+from neurotrale.tokens.hiding import hide_tokens
 
 UNCOPIED_BYTES = 2**15
 FILE_READERS = 4
@@ -63,6 +64,9 @@ class LoggedTask(WSGITask):  # type: ignore[misc]
         """Answer, then log; a client that went away is no error."""
         try:
             super().service()
+        except BaseException:  # waitress logs it, with the path
+            self.request.path = hide_tokens(self.request.path)
+            raise
         finally:
             if self.channel.connected:
                 log_task(self)
@@ -74,7 +78,8 @@ class JsonErrorTask(ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         """Send the error in the JSON shape that the application's errors have."""
         error = self.request.error
-        body = problem(error.reason, str(error.body))
+        # waitress quotes lines of the request, which may hold a token.
+        body = problem(error.reason, str(error.body).partition(' "')[0])
         self.status = f"{error.code} {error.reason}"
         self.response_headers += [
             ("Content-Type", "application/json"),

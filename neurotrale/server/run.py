@@ -74,7 +74,7 @@ def serve(settings: ServeSettings, announce: Callable[[Started], None]) -> int:
     with _listening(settings) as listening:
         app = create_app(settings.app)
         tree = Tree(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
-        _warn_about_shadows(tree)
+        _warn_about_shadows(tree, tokens=settings.app.token_file is not None)
         if settings.ready_file is not None:  # an old one would tell of a service that is gone
             settings.ready_file.unlink(missing_ok=True)
         url, facts = _address(listening, settings)
@@ -124,6 +124,8 @@ def _check_ready_file(path: Path | None) -> None:
         )
 
 
-def _warn_about_shadows(tree: Tree) -> None:
+def _warn_about_shadows(tree: Tree, *, tokens: bool) -> None:
     if (tree.root / "api").is_dir():
         log.warning("%s/api cannot be reached: /api/ is the documentation", tree.root)
+    if tokens and (tree.root / "token").exists():
+        log.warning("%s/token cannot be reached: a token follows /token/", tree.root)
