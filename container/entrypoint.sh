@@ -21,9 +21,13 @@ case ${1-} in
 esac
 
 # Apptainer shares the network of its host, where 127.0.0.1 is enough and every other address is
-# open to the cluster. Docker gives a network of its own, where no published port reaches 127.0.0.1.
+# open to the cluster. Docker gives a network of its own, where no published port reaches 127.0.0.1;
+# there the health check finds the service by its ready file.
 if [ -z "${APPTAINER_CONTAINER-}${SINGULARITY_CONTAINER-}" ]; then
     export NEUROTRALE_HOST="${NEUROTRALE_HOST:-0.0.0.0}"
+    if { [ -e /.dockerenv ] || [ -e /run/.containerenv ]; } && [ -w /tmp ]; then
+        export NEUROTRALE_READY_FILE="${NEUROTRALE_READY_FILE:-/tmp/neurotrale-ready.json}"
+    fi
 fi
 
 # Apptainer passes the host's environment on: a module of the cluster's must not bring its packages.
