@@ -13,6 +13,7 @@ RUN container/install.sh package
 FROM ${BASE}
 LABEL org.opencontainers.image.title="neurotrale" \
       org.opencontainers.image.description="Serve brain microscopy and its annotations straight from the file system" \
+      org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="BSD-2-Clause"
 COPY --from=build /opt/neurotrale /opt/neurotrale
 COPY --chmod=755 container/entrypoint.sh container/selftest.py container/health.py /apps/

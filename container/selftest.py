@@ -37,9 +37,7 @@ def write_data(root: Path) -> bytes:
     for name in (CHUNK, FIBERS):
         (root / name).parent.mkdir(parents=True)
     (root / "brain/info").write_text(json.dumps(info))
-    tifffile.imwrite(
-        root / f"{CHUNK}.tiff", voxels, compression="zlib", photometric="minisblack"
-    )
+    tifffile.imwrite(root / f"{CHUNK}.tiff", voxels, compression="zlib", photometric="minisblack")
     (root / FIBERS).write_text('[{"id": "old", "type": "point", "point": [1, 2, 3]}]')
     return voxels.tobytes()
 
