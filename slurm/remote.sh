@@ -2,7 +2,7 @@
 # Sourced by it; written for the old bash of macOS, too.
 # shellcheck shell=bash
 
-files=(launch session.sh serve.sbatch resubmit balance)
+files=(launch session.sh steps.sh serve.sbatch resubmit balance)
 there=.neurotrale/slurm
 # NEUROTRALE_SSH: another ssh, or options for it
 read -ra ssh <<<"${NEUROTRALE_SSH:-ssh}"
@@ -15,7 +15,7 @@ on_login() {
 
 # call WORDS: the command line of launch there, quoted for a shell
 call() {
-    printf 'env NEUROTRALE_SEEN_AS=%q %q/launch --local-port %q' "$login" "$there" "$local_port"
+    printf 'env NEUROTRALE_LOGIN=%q %q/launch --local-port %q' "$login" "$there" "$local_port"
     printf ' %q' "$@"
 }
 

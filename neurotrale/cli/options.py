@@ -10,14 +10,16 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from neurotrale.app import AppSettings
+from neurotrale.cli.announce import announce, batch_job
 from neurotrale.errors import StartError
-from neurotrale.server.run import ServeSettings, Started
+from neurotrale.server.run import ServeSettings
 from neurotrale.server.run import serve as run_service
 from neurotrale.server.worker import Limits
 
@@ -168,17 +170,9 @@ def start(root: Path, options: dict[str, Any]) -> None:
         ready_file=options["ready_file"],
     )
     try:
-        sys.exit(run_service(settings, _announce))
+        sys.exit(run_service(settings, partial(announce, job=batch_job(os.environ))))
     except StartError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _announce(started: Started) -> None:
-    count = len(started.datasets)
-    click.echo(f"open  {started.url}")
-    click.echo(f"data  {started.root} ({count} data set{'' if count == 1 else 's'})")
-    click.echo(f"docs  {started.url}api/")
-    click.echo("stop  Ctrl-C")
 
 
 def _set_up_logging(level: str, *, access: bool) -> None:
