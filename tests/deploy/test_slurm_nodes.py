@@ -29,7 +29,7 @@ def cluster(hpc: User, sources: Path, sif: Path) -> Iterator[Cluster]:
 
 
 def test_lock_excludes_writers_of_two_nodes(cluster: Cluster, data: Path) -> None:
-    locks = ["apptainer", "run", "--bind", data, cluster.image, "locks", data]
+    locks: list[str | Path] = ["apptainer", "run", "--bind", data, cluster.image, "locks", data]
     said = cluster.user.run(["srun", "-N2", *locks]).stdout
     for node in cluster.nodes[:2]:
         assert f"{node}: counted 200 of 200: " in said
