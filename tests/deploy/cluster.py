@@ -55,12 +55,14 @@ class Cluster:
         scripts: The directory `slurm/` of a checkout.
         image: The Apptainer image.
         nodes: Names of the compute nodes.
+        submitted: Sessions that were begun, for `clean_up`.
     """
 
     user: User
     scripts: Path
     image: Path
     nodes: tuple[str, ...]
+    submitted: list[str] = field(default_factory=list)
 
     @property
     def state(self) -> Path:
@@ -80,7 +82,9 @@ class Cluster:
         done = self.launch(
             "submit", data, f"IMAGE={self.image}", *settings, "--no-wait", "--", *options
         )
-        return done.stdout.strip()
+        session = done.stdout.strip()
+        self.submitted.append(session)
+        return session
 
     def place(self, session: str) -> Path:
         return self.state / "sessions" / session
@@ -109,11 +113,11 @@ class Cluster:
         return dict(re.findall(r"(\w+)=(\S*)", said))
 
     def clean_up(self) -> None:
-        """End all that the tests have left."""
-        for job in self.queue():
-            run(["scancel", job])
-        eventually(lambda: not self.queue(), "the end of all jobs")
-        self.launch("status")  # forgets what has ended
+        """End what a test that failed has left."""
+        for session in self.submitted:
+            if self.place(session).exists():
+                self.launch("stop", session, check=False)
+            (self.state / f"neurotrale-{session}.log").unlink(missing_ok=True)
 
 
 def cluster(user: User, sources: Path, image: Path) -> Cluster:
@@ -162,7 +166,7 @@ def forwarded(user: User, printed: str, place: Path) -> Iterator[str]:
 
 
 @dataclass
-class Writer(threading.Thread):
+class Writer:
     """Adds annotations to one file, one after the other, and remembers which were acknowledged."""
 
     url: str
@@ -172,12 +176,13 @@ class Writer(threading.Thread):
     refused: int = 0
 
     def __post_init__(self) -> None:
-        super().__init__(daemon=True)
-        self._stop_it = threading.Event()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._write, daemon=True)
+        self._thread.start()
 
-    def run(self) -> None:
+    def _write(self) -> None:
         number = 0
-        while not self._stop_it.is_set():
+        while not self._end.is_set():
             id_ = f"{self.name}-{number}"
             number += 1
             try:
@@ -190,7 +195,7 @@ class Writer(threading.Thread):
                 )
             except requests.RequestException:
                 self.refused += 1
-                self._stop_it.wait(0.05)
+                self._end.wait(0.05)
                 continue
             if answer.ok:
                 self.acknowledged.append(id_)
@@ -198,16 +203,14 @@ class Writer(threading.Thread):
                 self.refused += 1
 
     def finish(self) -> None:
-        self._stop_it.set()
-        self.join(60)
+        self._end.set()
+        self._thread.join(60)
 
 
 @contextmanager
 def writing(url: str, token: str, names: Sequence[str]) -> Iterator[list[Writer]]:
     """Writers of one annotation file, at work while the block lasts."""
     writers = [Writer(url, token, name) for name in names]
-    for writer in writers:
-        writer.start()
     try:
         yield writers
     finally:
