@@ -23,7 +23,7 @@ FIBERS = "brain/annotations/x0y0z0/fibers.json"
 
 
 def write_data(root: Path) -> bytes:
-    """Write a data set of one chunk and one annotation; give the voxels as they are to be served."""
+    """Write a data set of one chunk and one annotation; give its voxels as raw bytes."""
     voxels = np.arange(40 * 30 * 20, dtype="<u2").reshape(40, 30, 20)
     scale = {
         "key": "1_1_1",

@@ -6,7 +6,7 @@ For every test here:
 - ``shared``: a directory for one test, that belongs to this user and that everybody can read.
 - ``sources``: a copy of the project that this user can read.
 - ``sif``: the Apptainer image, built by this user from `apptainer.def`, readable by all.
-- ``image``: the name of the Docker image, built from `Dockerfile`.
+- ``image``: the name of the Docker image, built from `Dockerfile`; ``proxy_image``: that of HAProxy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy import machine
+from tests.datasets import write_dataset
+from tests.deploy import engine, machine
 from tests.deploy.machine import User
 
 
@@ -60,14 +61,6 @@ def sources(ground: Path, hpc: User) -> Path:
     return hpc.own(machine.copy_sources(ground / "sources"))
 
 
-def build_arguments() -> list[str]:
-    """What replaces the base of apptainer.def on a machine without a registry."""
-    if not machine.BASE:
-        return []
-    base = Path(machine.BASE) / "base.sif"
-    return ["--build-arg", "BOOTSTRAP=localimage", "--build-arg", f"BASE={base}"]
-
-
 @pytest.fixture(scope="session")
 def sif(ground: Path, sources: Path, hpc: User) -> Path:
     """The Apptainer image; kept in .cache/deploy until something that goes into it changes."""
@@ -79,7 +72,7 @@ def sif(ground: Path, sources: Path, hpc: User) -> Path:
     else:
         quick = ["--mksquashfs-args", "-Xcompression-level 1"]
         hpc.run(
-            ["apptainer", "build", *quick, *build_arguments(), place, "apptainer.def"],
+            ["apptainer", "build", *quick, *machine.sif_arguments(), place, "apptainer.def"],
             cwd=sources,
             timeout_s=machine.BUILD_PATIENCE_S,
         )
@@ -90,6 +83,40 @@ def sif(ground: Path, sources: Path, hpc: User) -> Path:
         cached.with_suffix(".tmp").replace(cached)
     place.chmod(0o644)
     return place
+
+
+@pytest.fixture(scope="session")
+def built(sources: Path, ground: Path) -> Iterator[tuple[str, str]]:
+    """The Docker images of the service and of its proxy; then the engine publishes ports."""
+    machine.need("docker", "curl")
+    engine.switch("host")
+    if machine.run(["docker", "version"], check=False).returncode != 0:
+        machine.missing("no Docker engine answers")
+    place = ground / "haproxy"
+    place.mkdir()
+    images = engine.build(sources), engine.build_proxy(place)
+    engine.switch("netns")
+    yield images
+    engine.switch("host")
+
+
+@pytest.fixture(scope="session")
+def image(built: tuple[str, str]) -> str:
+    """The Docker image of the service."""
+    return built[0]
+
+
+@pytest.fixture(scope="session")
+def proxy_image(built: tuple[str, str]) -> str:
+    """The Docker image of HAProxy."""
+    return built[1]
+
+
+@pytest.fixture
+def data(shared: Path, hpc: User) -> Path:
+    """A data root with one data set, `brain`, that the ordinary user may write to."""
+    write_dataset(shared / "data" / "brain")
+    return hpc.own(shared / "data")
 
 
 @pytest.fixture(scope="session", autouse=True)

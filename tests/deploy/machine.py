@@ -85,6 +85,7 @@ def run(
         input=stdin,
         capture_output=True,
         text=True,
+        errors="replace",
         timeout=timeout_s,
         check=False,
     )
@@ -166,6 +167,7 @@ class User:
 
         The process is the command itself: the user is changed in place, so that signals reach it.
         """
+        other = os.geteuid() != self.uid
         with log.open("wb") as output:
             return subprocess.Popen(
                 [str(word) for word in command],
@@ -173,8 +175,9 @@ class User:
                 cwd=self.home,
                 stdout=output,
                 stderr=output,
-                **({} if os.geteuid() == self.uid else {"user": self.uid, "group": self.gid}),
-                **({} if os.geteuid() == self.uid else {"extra_groups": []}),
+                user=self.uid if other else None,
+                group=self.gid if other else None,
+                extra_groups=() if other else None,
             )
 
     def own(self, path: Path) -> Path:
@@ -222,3 +225,11 @@ def inputs_hash() -> str:
         if name.parts[0] in INPUTS:
             digest.update(f"{name}\0".encode() + (REPOSITORY / name).read_bytes())
     return digest.hexdigest()[:16]
+
+
+def sif_arguments() -> list[str]:
+    """What replaces the base of apptainer.def on a machine without a registry."""
+    if not BASE:
+        return []
+    base = Path(BASE) / "base.sif"
+    return ["--build-arg", "BOOTSTRAP=localimage", "--build-arg", f"BASE={base}"]

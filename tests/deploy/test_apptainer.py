@@ -17,24 +17,14 @@ import requests
 
 import neurotrale
 from neurotrale.cli import main
-from tests.datasets import write_dataset
 from tests.deploy import machine
-from tests.deploy.conftest import build_arguments
 from tests.deploy.machine import User, eventually
 from tests.deploy.pages import Reader
+from tests.deploy.samples import CHUNK, FIBERS, POINT, SEED
 
-CHUNK = "brain/1_1_1/0-64_0-64_0-64"
-FIBERS = "brain/annotations/x0y0z0/fibers.json"
-POINT = b'{"type": "point", "point": [1, 2, 3]}'
-SEED = "/apps/entrypoint.sh"
 CLOSED = ("--containall", "--cleanenv", "--no-home")
 
-
-@pytest.fixture
-def data(shared: Path, hpc: User) -> Path:
-    """A data root with one data set, that the ordinary user may write to."""
-    write_dataset(shared / "data" / "brain")
-    return hpc.own(shared / "data")
+Words = list[str | Path]
 
 
 @dataclass
@@ -79,7 +69,7 @@ def serving(
         process.wait(60)
 
 
-def run_command(sif: Path, data: Path, *more: str, before: Sequence[str] = ()) -> list[str | Path]:
+def run_command(sif: Path, data: Path, *more: str, before: Sequence[str] = ()) -> Words:
     """The seed's way to start it, on a free port."""
     bind = ["--bind", f"{data}:/data"]
     return ["apptainer", "run", *bind, *before, sif, *more, "--port", "0", "--workers", "1"]
@@ -114,7 +104,7 @@ def test_image_has_help_that_names_the_bind(sif: Path, hpc: User) -> None:
 def test_image_has_the_packages_that_are_pinned(sif: Path, hpc: User, sources: Path) -> None:
     pinned = re.findall(r"^[\w-]+==\S+", (sources / "requirements.txt").read_text(), re.MULTILINE)
     code = "import importlib.metadata as m\nfor d in m.distributions(): print(d.name, d.version)"
-    python = ["apptainer", "exec", sif, "/opt/neurotrale/bin/python", "-c", code]
+    python: Words = ["apptainer", "exec", sif, "/opt/neurotrale/bin/python", "-c", code]
     lines = hpc.run(python).stdout.lower().splitlines()
     there = {re.sub(r"[-_.]+", "-", name): version for name, version in map(str.split, lines)}
     assert there.pop("neurotrale") == neurotrale.__version__
@@ -176,7 +166,7 @@ def test_run_with_a_read_only_bind_serves_and_refuses_edits(
     sif: Path, data: Path, shared: Path, hpc: User
 ) -> None:
     before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
-    command = ["apptainer", "run", "--bind", f"{data}:/data:ro", sif, "--port", "0"]
+    command: Words = ["apptainer", "run", "--bind", f"{data}:/data:ro", sif, "--port", "0"]
     with serving(hpc, [*command, "--read-only", "--workers", "1"], shared) as service:
         assert requests.get(f"{service.url}/{CHUNK}").ok
         assert requests.patch(f"{service.url}/{FIBERS}?id=new", data=POINT).status_code == 403
@@ -186,7 +176,7 @@ def test_run_with_a_read_only_bind_serves_and_refuses_edits(
 def test_run_with_a_read_only_bind_alone_says_why_an_edit_fails(
     sif: Path, data: Path, shared: Path, hpc: User
 ) -> None:
-    command = ["apptainer", "run", "--bind", f"{data}:/data:ro", sif, "--port", "0"]
+    command: Words = ["apptainer", "run", "--bind", f"{data}:/data:ro", sif, "--port", "0"]
     with serving(hpc, [*command, "--workers", "1"], shared) as service:
         refused = requests.patch(f"{service.url}/{FIBERS}?id=new", data=POINT)
         assert refused.status_code == 403
@@ -227,7 +217,13 @@ def test_python_of_the_host_does_not_reach_the_image(
 ) -> None:
     (shared / "click.py").write_text("raise SystemExit('a module of the host')\n")
     host = {"PYTHONPATH": str(shared), "PYTHONHOME": str(shared), "PYTHONSTARTUP": "/x"}
-    words = [*verb, "--bind", str(shared), sif, *(["neurotrale"] if verb == ["exec"] else [])]
+    words: Words = [
+        *verb,
+        "--bind",
+        str(shared),
+        sif,
+        *(["neurotrale"] if verb == ["exec"] else []),
+    ]
     said = hpc.run(["apptainer", *words, "--version"], env=host).stdout
     assert said.split()[-1] == neurotrale.__version__
 
@@ -248,7 +244,7 @@ def test_instance_serves_in_the_background_until_it_is_stopped(
     sif: Path, data: Path, hpc: User
 ) -> None:
     port, name = machine.free_port(), f"brain-{os.getpid()}"
-    start = ["apptainer", "instance", "start", "--bind", f"{data}:/data", sif, name]
+    start: Words = ["apptainer", "instance", "start", "--bind", f"{data}:/data", sif, name]
     hpc.run([*start, "--port", str(port), "--workers", "1"])
     try:
         url = f"http://127.0.0.1:{port}"
@@ -275,7 +271,7 @@ def test_page_of_apptainer_works_as_it_stands(data: Path, shared: Path, hpc: Use
     machine.need("apptainer", "curl")
     checkout = hpc.own(machine.copy_sources(shared / "checkout"))
     port = machine.free_port()
-    with_base = " ".join(["apptainer build", *build_arguments()])
+    with_base = " ".join(["apptainer build", *machine.sif_arguments()])
     reader = Reader(
         directory=checkout,
         prefix=hpc.command([]),
