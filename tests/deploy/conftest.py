@@ -6,7 +6,8 @@ For every test here:
 - ``shared``: a directory for one test, that belongs to this user and that everybody can read.
 - ``sources``: a copy of the project that this user can read.
 - ``sif``: the Apptainer image, built by this user from `apptainer.def`, readable by all.
-- ``image``: the name of the Docker image, built from `Dockerfile`; ``proxy_image``: that of HAProxy.
+- ``data``: a data root with one data set, that this user may write to.
+- ``image``, ``proxy_image``: names of the Docker images, built from `Dockerfile`, and of HAProxy.
 """
 
 from __future__ import annotations
