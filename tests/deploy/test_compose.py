@@ -132,7 +132,15 @@ def test_large_slow_upload_passes_the_proxy(
     (tmp_path / "large.json").write_text(f"[{many}]")
     url = f"{started.url}/brain/annotations/x0y0z0/large.json"
     rate = ["--limit-rate", "8M"]
-    command = [*engine.INSIDE, "curl", "-sS", "-T", tmp_path / "large.json", *rate, url]
+    command: list[str | Path] = [
+        *engine.INSIDE,
+        "curl",
+        "-sS",
+        "-T",
+        tmp_path / "large.json",
+        *rate,
+        url,
+    ]
     assert json.loads(machine.run(command).stdout)["filename"].endswith("large.json")
     written = (root / "brain/annotations/x0y0z0/large.json").read_bytes()
     assert written == (tmp_path / "large.json").read_bytes()
@@ -208,7 +216,15 @@ def test_down_finishes_an_edit_that_is_under_way(
     with project(built, sources, data, hpc) as started:
         rate = ["--limit-rate", "700K", "-w", "%{http_code}", "-o", shared / "answer"]
         url = f"{started.url}/{target}"
-        command = [*engine.INSIDE, "curl", "-sS", "-T", shared / "body", *rate, url]
+        command: list[str | Path] = [
+            *engine.INSIDE,
+            "curl",
+            "-sS",
+            "-T",
+            shared / "body",
+            *rate,
+            url,
+        ]
         done: list[Done] = []
         writer = threading.Thread(target=lambda: done.append(machine.run(command)))
         writer.start()
