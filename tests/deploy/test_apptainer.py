@@ -84,6 +84,11 @@ def test_image_tests_itself_by_an_edit_and_a_chunk(sif: Path, hpc: User) -> None
     assert "FAILED" not in said
 
 
+def test_image_tests_itself_whatever_the_settings_of_its_user(sif: Path, hpc: User) -> None:
+    env = {"NEUROTRALE_READ_ONLY": "1", "NEUROTRALE_TOKEN_FILE": "/none", "http_proxy": "http://x"}
+    assert hpc.run(["apptainer", "test", sif], env=env).stdout.count(": ok") == 3
+
+
 def test_image_tests_itself_closed_off_from_everything(sif: Path, hpc: User) -> None:
     assert hpc.run(["apptainer", "test", *CLOSED, sif]).stdout.count(": ok") == 3
 

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 
+from neurotrale.cli import main
 from tests.deploy import engine, machine
 from tests.deploy.engine import ask
 from tests.deploy.machine import Done, User, eventually
@@ -252,6 +254,37 @@ def test_viewer_is_served_at_the_same_address_with_its_scripts(
         assert ask(f"{page}main.js").headers["content-type"].endswith("/javascript")
         assert ask(f"{page}main.js", "PUT", "x").status in (403, 405)
         assert ask(f"{started.url}/{CHUNK}").status == 200
+
+
+SETTINGS = {p.envvar for p in main.commands["serve"].params if isinstance(p, click.Option)}
+
+
+@pytest.mark.skipif("NEUROTRALE_TOKEN_FILE" not in SETTINGS, reason="there are no tokens yet")
+def test_tokens_are_asked_for_through_the_proxy_and_stand_in_no_log(
+    built: tuple[str, str], sources: Path, data: Path, shared: Path, hpc: User
+) -> None:
+    said = engine.docker("run", "--rm", built[0], "token", "--name", "anna", "--rw").stdout
+    token = said.split()[-1].rpartition(":")[2]
+    tokens = shared / "tokens"
+    tokens.write_text(f"anna:rw:{token}\n")
+    tokens.chmod(0o600)
+    hpc.own(tokens)
+    with project(built, sources, data, hpc, NEUROTRALE_TOKENS=str(tokens)) as started:
+        asked = f"{FIBERS}?id=new"
+        assert ask(f"{started.url}/{asked}", "PATCH", POINT).status == 401
+        for number, (path, *header) in enumerate(
+            [
+                (asked, f"Authorization: Bearer {token}"),
+                (f"{asked}&token={token}",),
+                (f"token/{token}/{asked}",),
+            ]
+        ):
+            changed = ask(f"{started.url}/{path}", "PATCH", POINT, *header)
+            assert changed.status == (201 if number == 0 else 200), path
+        assert token not in started.log("proxy") + started.log("neurotrale")
+    journal = (data / FIBERS).with_name(".fibers.json.journal").read_text()
+    assert "anna" in journal
+    assert token not in journal
 
 
 def test_directory_that_is_not_there_is_an_error_not_a_new_directory(
