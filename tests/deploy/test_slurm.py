@@ -207,7 +207,7 @@ def test_job_that_is_pending_is_explained_and_can_be_stopped(cluster: Cluster, d
         (("submit",), "which directory?"),
         (("submit", "/no/such"), "/no/such is no directory here"),
         (("submit", "/", "lower=1"), "lower=1 is no setting"),
-        (("submit", "/", "--", "--nodes=99"), "Slurm did not take the job"),
+        (("submit", "/", "--", "--partition=no-such"), "Slurm did not take the job"),
         (("stop",), "which session?"),
         (("stop", "0"), "no session or job 0 of yours"),
         (("tunnel", "1"), "a tunnel begins on your own computer"),
@@ -247,6 +247,7 @@ def test_session_with_a_tunnel_goes_on_after_the_time_limit(
     with real.process(cluster.user, command, log):
         url = said(rf"^Open  (http://localhost:{port}/token/\w+/)$")
         first = said(r"^tunnel to job (\d+) ")
+        eventually(lambda: real.is_open(port), "the tunnel")
         assert requests.patch(f"{url}{FIBERS}?id=one", data=POINT).status_code == 201
         second = said(rf"^tunnel to job (?!{first} )(\d+) ")
         eventually(lambda: real.is_open(port), "the second tunnel")
