@@ -49,9 +49,9 @@ session_of() {
 
 # job_of SESSION: the job that serves or will, or nothing when the session is over
 job_of() {
-    local name id
-    for name in job next; do
-        id=$(field "$1" "$name")
+    local id
+    # The session's own number: before its first job has written anything.
+    for id in "$(field "$1" job)" "$(field "$1" next)" "$1"; do
         if [[ -n $id && -n $(line_of "$id") ]]; then
             echo "$id" && return
         fi
@@ -88,6 +88,7 @@ in_words() {
         BeginTime) echo 'it may not begin yet' ;;
         PartitionTimeLimit) echo 'the partition does not allow that long; ask for less --time' ;;
         PartitionNodeLimit) echo 'the partition does not allow that many nodes; ask for fewer --nodes' ;;
+        PartitionConfig | BadConstraints) echo 'no nodes of the partition fit what it asks for' ;;
         PartitionDown | PartitionInactive) echo 'the partition is out of service; choose another --partition' ;;
         ReqNodeNotAvail* | *DOWN*) echo 'nodes it needs are down, drained or reserved' ;;
         JobHeldUser) echo "you hold it; 'scontrol release' lets it go" ;;
@@ -102,7 +103,8 @@ in_words() {
 
 # await SESSION: wait until it answers; print its job, node, port and token. Exit code 3: it is over.
 await() {
-    local session=$1 job told='' words status reason start unreached=0
+    local session job told='' words status reason start unreached=0
+    session=$(session_of "$1")
     while :; do
         job=$(job_of "$session") || exit 1
         [[ -n $job ]] || over "$session"

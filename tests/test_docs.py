@@ -26,7 +26,7 @@ README = (REPOSITORY / "README.md").read_text()
 CHANGELOG = (REPOSITORY / "CHANGELOG.md").read_text()
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 PAGES = sorted(REPOSITORY.glob("docs/*.md"))
-DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("container/**/*.md"), *PAGES])
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("*/README.md"), *PAGES])
 SERVED_AT = "http://localhost:9000"
 
 

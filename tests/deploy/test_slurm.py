@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -201,6 +202,45 @@ def test_job_that_is_pending_is_explained_and_can_be_stopped(cluster: Cluster, d
     assert cluster.ended(session)["JobState"] == "CANCELLED"
 
 
+def test_settings_of_the_site_file_are_those_of_launch_and_of_the_job(
+    cluster: Cluster, data: Path, shared: Path
+) -> None:
+    site = shared / "site"
+    site.write_text(
+        f': "${{NEUROTRALE_IMAGE:={cluster.image}}}" "${{NEUROTRALE_READ_ONLY:=1}}"\n'
+        "export NEUROTRALE_READ_ONLY SBATCH_TIMELIMIT=7\n"
+    )
+    env = {"NEUROTRALE_SITE": str(site)}
+    said = cluster.user.run(
+        [cluster.scripts / "launch", "submit", data, "--", "--cpus-per-task=1"], env=env
+    ).stdout
+    (session,) = re.findall(r"^Session (\d+)", said, re.MULTILINE)
+    try:
+        connection = cluster.connection(session)
+        headers = {"Authorization": f"Bearer {cluster.token(session)}"}
+        edit = requests.patch(f"{connection.url}/{FIBERS}?id=x", data=POINT, headers=headers)
+        assert edit.status_code == 403
+        assert re.search(r", [67]:\d\d left", cluster.launch("status").stdout)
+    finally:
+        cluster.launch("stop", session)
+
+
+def test_token_file_of_the_user_is_the_one_that_counts(
+    cluster: Cluster, data: Path, shared: Path
+) -> None:
+    tokens = shared / "tokens"
+    tokens.write_text("anna:ro:0123456789abcdef0123456789abcdef\n")
+    tokens.chmod(0o600)
+    cluster.user.own(shared)
+    session = cluster.submit(data, f"TOKEN_FILE={tokens}")
+    connection = cluster.connection(session)
+    url = f"{connection.url}/token/0123456789abcdef0123456789abcdef"
+    assert requests.get(f"{url}/{CHUNK}").status_code == 200
+    assert requests.patch(f"{url}/{FIBERS}?id=x", data=POINT).status_code == 403
+    assert not (cluster.place(session) / "tokens").exists()
+    cluster.launch("stop", session)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -259,3 +299,59 @@ def test_session_with_a_tunnel_goes_on_after_the_time_limit(
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0")
     assert cluster.ended(second)["ExitCode"] == "0:0"
     assert {"one", "two"} <= real.ids_in(data)
+
+
+# --- the page ---
+
+
+def stop_if_there(cluster: Cluster, session: str) -> None:
+    if session in cluster.queue():
+        eventually(cluster.place(session).exists, "the start of the job")
+        cluster.launch("stop", session)
+
+
+def look_through_tunnel(cluster: Cluster, words: list[str], port: int, log: Path) -> str:
+    """Run a command that opens a tunnel, fetch a chunk through it; give what was said."""
+
+    def printed() -> list[str]:
+        return re.findall(r"^Open  (\S+)", log.read_text(), re.MULTILINE)
+
+    with real.process(cluster.user, words, log):
+        (url,) = eventually(printed, "the URL")
+        eventually(lambda: real.is_open(port), "the tunnel")
+        assert requests.get(f"{url}{CHUNK}").status_code == 200
+    eventually(lambda: not real.is_open(port), "the end of the tunnel")
+    return log.read_text()
+
+
+def test_page_is_right_about_every_command(cluster: Cluster, data: Path, shared: Path) -> None:
+    real.needs_login(cluster.user)
+    page = (cluster.scripts / "README.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert len(commands) > 8
+    port, session = free_port(), ""
+    for command in commands:
+        begins = " submit " in command or command.startswith("sbatch ")
+        if begins:
+            stop_if_there(cluster, session)
+        for name, value in {
+            "--login hpc.example.org": f"--login {real.LOGIN} --local-port {port}",
+            "/lab/data": str(data),
+            "/apps/neurotrale.sif": str(cluster.image),
+            " 4711": f" {session}",
+            "slurm/": f"{cluster.scripts}/",
+        }.items():
+            command = command.replace(name, value)
+        words = ["env", f"NEUROTRALE_SSH={shlex.join(real.SSH)}", *shlex.split(command)]
+        if "tunnel" in words or "--tunnel" in words:
+            said = look_through_tunnel(cluster, words, port, shared / "log")
+        else:
+            done = cluster.user.run(words, cwd=shared)
+            said = done.stdout + done.stderr
+        if begins:
+            session = re.findall(r"\bjob (\d+)", said)[0]
+            cluster.submitted.append(session)
+        if words[-1] == "status":
+            assert f"session {session}: " in said
+    stop_if_there(cluster, session)
