@@ -13,10 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import pytest
 
-from neurotrale.cli import main
 from tests.deploy import engine, machine
 from tests.deploy.engine import ask
 from tests.deploy.machine import Done, User, eventually
@@ -256,10 +254,6 @@ def test_viewer_is_served_at_the_same_address_with_its_scripts(
         assert ask(f"{started.url}/{CHUNK}").status == 200
 
 
-SETTINGS = {p.envvar for p in main.commands["serve"].params if isinstance(p, click.Option)}
-
-
-@pytest.mark.skipif("NEUROTRALE_TOKEN_FILE" not in SETTINGS, reason="there are no tokens yet")
 def test_tokens_are_asked_for_through_the_proxy_and_stand_in_no_log(
     built: tuple[str, str], sources: Path, data: Path, shared: Path, hpc: User
 ) -> None:
