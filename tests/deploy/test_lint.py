@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -54,20 +55,29 @@ def test_dockerfile_is_clean() -> None:
     run([program("hadolint"), "Dockerfile"], cwd=REPOSITORY)
 
 
-@pytest.mark.parametrize("profile", [[], ["--profile", "viewer"]], ids=["service", "and viewer"])
-def test_compose_file_is_clean(profile: list[str], tmp_path: Path) -> None:
+def without_settings() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name[:10] != "NEUROTRALE"}
+
+
+def need_compose() -> None:
     machine.need("docker")
     if run(["docker", "compose", "version"], check=False).returncode != 0:
         machine.missing("docker compose is not installed")
-    env = {**machine.ordinary_user().environment(), "NEUROTRALE_DATA": str(tmp_path)}
+
+
+@pytest.mark.parametrize("profile", [[], ["--profile", "viewer"]], ids=["service", "and viewer"])
+def test_compose_file_is_clean(profile: list[str], tmp_path: Path) -> None:
+    need_compose()
+    env = {**without_settings(), "NEUROTRALE_DATA": str(tmp_path)}
     done = run(["docker", "compose", *profile, "config", "-q"], cwd=REPOSITORY, env=env)
     assert done.stderr == ""
 
 
 def test_compose_file_without_data_says_what_to_name() -> None:
-    machine.need("docker")
-    env = machine.ordinary_user().environment()
-    done = run(["docker", "compose", "config", "-q"], cwd=REPOSITORY, env=env, check=False)
+    need_compose()
+    done = run(
+        ["docker", "compose", "config", "-q"], cwd=REPOSITORY, env=without_settings(), check=False
+    )
     assert done.returncode != 0
     assert "NEUROTRALE_DATA" in done.stderr
     assert "name the directory of your data sets" in done.stderr
