@@ -109,4 +109,6 @@ class Reader:
             os.killpg(process.pid, signal.SIGINT)
             code = process.wait(60)
             self._serving.pop()
-            assert code == 0, (self.directory / "serves.log").read_text()
+            said = (self.directory / "serves.log").read_text()
+            assert code == 0, said
+            assert "killing" not in said, said

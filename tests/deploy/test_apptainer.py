@@ -46,7 +46,9 @@ class Started:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(60)
+        code = self.process.wait(60)
+        assert "killing" not in self.log()  # all workers ended by themselves
+        return code
 
 
 @contextmanager
