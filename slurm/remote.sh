@@ -44,7 +44,12 @@ follow() {
                 sleep 5
                 continue
                 ;;
-            *) exit "$code" ;;
+            3) exit 3 ;;
+            *)
+                # One that was served until now was stopped, by whomever.
+                [[ -z $told ]] || fail 3 "session $session is over"
+                exit "$code"
+                ;;
         esac
         read -r job node port token <<<"$facts"
         if [[ -z $told ]]; then

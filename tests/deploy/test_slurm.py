@@ -281,7 +281,7 @@ def test_session_with_a_tunnel_goes_on_after_the_time_limit(
             matches = re.findall(pattern, log.read_text(), re.MULTILINE)
             return str(matches[-1]) if matches else ""
 
-        return eventually(found, f"{pattern} in {log.read_text()}", 240)
+        return eventually(found, f"{pattern} in what launch says", 240)
 
     with real.process(cluster.user, command, log):
         url = said(rf"^Open  (http://localhost:{port}/token/\w+/)$")
@@ -293,7 +293,7 @@ def test_session_with_a_tunnel_goes_on_after_the_time_limit(
         # The same address, the same token, another job.
         assert requests.patch(f"{url}{FIBERS}?id=two", data=POINT).status_code == 201
         cluster.user.run(cluster.launch_from_afar("stop", first))
-        said(rf"^session {first} is over")
+        said(rf"^launch: (session {first} is over)")
     job = cluster.ended(first)
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0")
     assert cluster.ended(second)["ExitCode"] == "0:0"
