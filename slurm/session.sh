@@ -80,6 +80,13 @@ healthy() {
 
 # in_words REASON START: why a job is pending
 in_words() {
+    local words
+    words=$(reason_in_words "$1")
+    case $2 in N/A | '') ;; *) words+=", expected to start at $2" ;; esac
+    echo "$words"
+}
+
+reason_in_words() {
     case $1 in
         None) echo 'Slurm has not looked at it yet' ;;
         Resources) echo 'it is next; the nodes it needs are in use' ;;
@@ -98,7 +105,6 @@ in_words() {
         QOS* | Assoc* | MaxCpuPerAccount | *Limit*) echo 'a limit of your account or quality of service is reached' ;;
         *) echo 'Slurm names this reason only' ;;
     esac | sed "s/\$/ ($1)/"
-    case $2 in N/A | '') ;; *) echo "expected to start at $2" ;; esac
 }
 
 # await SESSION: wait until it answers; print its job, node, port and token. Exit code 3: it is over.
@@ -110,7 +116,7 @@ await() {
         [[ -n $job ]] || over "$session"
         IFS='|' read -r _ status reason _ start <<<"$(line_of "$job")"
         case $status in
-            PENDING) words="is pending: $(in_words "$reason" "$start" | paste -sd';' | sed 's/;/; /g')" ;;
+            PENDING) words="is pending: $(in_words "$reason" "$start")" ;;
             RUNNING)
                 words='runs; waiting until the service answers'
                 if [[ $(field "$session" job) = "$job" && -n $(known "$session" port) ]]; then
