@@ -38,14 +38,15 @@ def test_scripts_hand_over_with_exec_and_stop_at_the_first_error() -> None:
     assert commands[0] == "set -euo pipefail"
     assert commands[-2].startswith('exec "${run[@]}" serve ')
     assert "trap" not in SCRIPT
-    for name in ("launch", "balance", "resubmit"):
+    for name in ("launch", "balance", "resubmit", "ingest", "ingest.sbatch"):
         assert "\nset -euo pipefail\n" in (SLURM / name).read_text()
 
 
 def test_launch_sends_every_script_that_a_job_needs() -> None:
     (sent,) = re.findall(r"^files=\((.*)\)$", (SLURM / "remote.sh").read_text(), re.MULTILINE)
     here = {path.name for path in SLURM.iterdir()}
-    assert set(sent.split()) == here - {"README.md", "site.example", "remote.sh"}
+    never = {"README.md", "site.example", "remote.sh", "ingest", "ingest.sbatch"}
+    assert set(sent.split()) == here - never
 
 
 def test_launch_without_a_command_tells_its_usage() -> None:
