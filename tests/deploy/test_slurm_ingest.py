@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +22,8 @@ pytestmark = pytest.mark.skipif("ingest" not in main.commands, reason="there is 
 
 
 @pytest.fixture(scope="module")
-def cluster(hpc: User, sources: Path, sif: Path) -> Iterator[Cluster]:
-    yield real.cluster(hpc, sources, sif)
+def cluster(hpc: User, sources: Path, sif: Path) -> Cluster:
+    return real.cluster(hpc, sources, sif)
 
 
 def submitted(cluster: Cluster, data: Path, planes: Path, cwd: Path) -> tuple[str, str]:
