@@ -78,6 +78,7 @@ def serve(settings: ServeSettings, announce: Callable[[Started], None]) -> int:
         if settings.ready_file is not None:  # an old one would tell of a service that is gone
             settings.ready_file.unlink(missing_ok=True)
         url, facts = _address(listening, settings)
+        facts |= {"node": socket.gethostname(), "pid": os.getpid()}
         started = Started(url, facts, tree.root, tree.datasets())
         gc.freeze()  # what workers share with their parent stays shared
         supervisor = Supervisor(
@@ -109,8 +110,11 @@ def _address(listening: socket.socket, settings: ServeSettings) -> tuple[str, di
 
 def _ready(path: Path | None, started: Started, announce: Callable[[Started], None]) -> None:
     if path is not None:
-        facts = {**started.facts, "node": socket.gethostname(), "pid": os.getpid()}
-        replace_file(path, [json.dumps(facts).encode() + b"\n"])
+        umask = os.umask(0o077)  # where it listens is for its owner to tell
+        try:
+            replace_file(path, [json.dumps(started.facts).encode() + b"\n"])
+        finally:
+            os.umask(umask)
     announce(started)
 
 
