@@ -20,6 +20,7 @@ from neurotrale.annotations.places import Places
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.chunks.store import Chunks
 from neurotrale.files import Files
+from neurotrale.layers.sources import Sources as LayerSources
 from neurotrale.openapi import openapi_document
 from neurotrale.problems import add_error_handlers
 from neurotrale.resources.annotations import AnnotationResource
@@ -34,6 +35,7 @@ from neurotrale.resources.history import (
     RestoreResource,
     RevisionResource,
 )
+from neurotrale.resources.layers import Layers
 from neurotrale.resources.listing import DirectoryResource, IndexResource
 from neurotrale.router import App, OrderedRouter
 from neurotrale.routes import add_routes
@@ -100,7 +102,8 @@ def create_app(settings: AppSettings) -> App:
     tree.check()
     files = Files(tree)
     coder = Coder(settings.compress)
-    sources = Sources(Chunks(files), coder, _cache_control(settings.chunk_cache_s))
+    chunks = Chunks(files)
+    sources = Sources(chunks, coder, _cache_control(settings.chunk_cache_s))
     places = Places(tree)
     contents = Contents()
     changes = None if settings.read_only else FileChanges(_locks(settings, tree), contents)
@@ -127,6 +130,7 @@ def create_app(settings: AppSettings) -> App:
         restore=RestoreResource(places, past),
         held=HeldResource(places, past),
         corrections=CorrectionsResource(places),
+        layers=Layers(LayerSources(places, chunks.infos), coder),
         chunks=ChunkResource(sources),
         tiffs=TiffResource(sources),
         index=IndexResource(tree),

@@ -1,0 +1,159 @@
+"""The annotation sources of all data sets: always those of the files as they are now."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+
+from neurotrale.annotations.content import etag_of
+from neurotrale.annotations.places import Place, Places
+from neurotrale.chunks.info import Infos
+from neurotrale.errors import DamagedError, MissingError
+from neurotrale.layers.kinds import Kind
+from neurotrale.layers.source import Source, source_of
+from neurotrale.layers.space import Space
+from neurotrale.layers.tables import Table, Tables
+from neurotrale.names import AnnotationName, Parts
+
+KEPT_BYTES = 256 * 2**20
+
+Scope = AnnotationName | Parts
+"""What a source covers: one file, or all files of a data set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A source with what names its version.
+
+    Attributes:
+        source: The source.
+        etag: What tells it from any other version; changes with each of its files.
+        mtime_s: When the last of them was changed, in seconds since the epoch.
+    """
+
+    source: Source
+    etag: str
+    mtime_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What there is to draw.
+
+    Attributes:
+        counts: Annotations of each kind that there is.
+        skipped: How many cannot be drawn, by reason.
+        damaged: Files that are no JSON array, with the mistake.
+        etag: What tells this version from others.
+        mtime_s: When the last file was changed.
+    """
+
+    counts: dict[Kind, int]
+    skipped: dict[str, int]
+    damaged: dict[str, str]
+    etag: str
+    mtime_s: float
+
+
+class Sources:
+    """Makes sources and keeps them.
+
+    Args:
+        places: Where annotation files are.
+        infos: Where the volumes' `info` files are.
+    """
+
+    def __init__(self, places: Places, infos: Infos) -> None:
+        self.places = places
+        self.infos = infos
+        self.tables = Tables()
+        self._kept: OrderedDict[tuple[Scope, Kind], Version] = OrderedDict()
+        self._lock = Lock()
+        self._making = Lock()
+
+    def get(self, scope: Scope, kind: Kind) -> Version:
+        """Give a source as its files are now.
+
+        Raises:
+            MissingError: There is no such file or data set.
+            DamagedError: The file is no JSON array, or the data set's `info` cannot be understood.
+        """
+        tables, space = self._tables(scope), self._space(scope)
+        etag = _etag(tables, space)
+        version = self._find(scope, kind, etag)
+        if version is not None:
+            return version
+        with self._making:
+            version = self._find(scope, kind, etag)
+            if version is None:
+                version = Version(source_of(kind, tables, space), etag, _mtime_s(tables))
+                self._keep(scope, kind, version)
+            return version
+
+    def overview(self, scope: Scope) -> Overview:
+        """Count what there is to draw.
+
+        Raises:
+            MissingError: There is no such file or data set.
+            DamagedError: The file is no JSON array, or the data set's `info` cannot be understood.
+        """
+        tables = self._tables(scope)
+        counts: dict[Kind, int] = {}
+        skipped: dict[str, int] = {}
+        for table in tables:
+            for kind, part in table.parts.items():
+                counts[kind] = counts.get(kind, 0) + len(part.shapes)
+            for reason, count in table.skipped.items():
+                skipped[reason] = skipped.get(reason, 0) + count
+        damaged = {table.what: table.mistake for table in tables if table.mistake}
+        etag = _etag(tables, self._space(scope))
+        return Overview(counts, skipped, damaged, etag, _mtime_s(tables))
+
+    def _tables(self, scope: Scope) -> list[Table]:
+        if isinstance(scope, AnnotationName):
+            table = self.tables.read(self.places.existing(scope))
+            if table.mistake:
+                raise DamagedError(table.what, table.mistake)
+            return [table]
+        tables = (self._table(place) for place in self.places.every(scope))
+        return [table for table in tables if table is not None]
+
+    def _table(self, place: Place) -> Table | None:
+        try:
+            return self.tables.read(place)
+        except MissingError:  # it was there a moment ago
+            return None
+
+    def _space(self, scope: Scope) -> Space:
+        dataset = scope.dataset if isinstance(scope, AnnotationName) else scope
+        above = self.infos.above((*dataset, "annotations"))
+        return Space.of(above[0] if above is not None and above[1] == "annotations" else None)
+
+    def _find(self, scope: Scope, kind: Kind, etag: str) -> Version | None:
+        with self._lock:
+            kept = self._kept.get((scope, kind))
+            if kept is None or kept.etag != etag:
+                return None
+            self._kept.move_to_end((scope, kind))
+            return kept
+
+    def _keep(self, scope: Scope, kind: Kind, version: Version) -> None:
+        with self._lock:
+            self._kept.pop((scope, kind), None)
+            self._kept[scope, kind] = version
+            size_bytes = sum(kept.source.size_bytes for kept in self._kept.values())
+            while size_bytes > KEPT_BYTES and len(self._kept) > 1:
+                _, dropped = self._kept.popitem(last=False)
+                size_bytes -= dropped.source.size_bytes
+
+
+def _etag(tables: Sequence[Table], space: Space) -> str:
+    # Names of files, too: of two annotations with one id, they say which number is whose.
+    named = "\n".join(f"{table.etag} {table.what}" for table in tables)
+    return etag_of(repr(space).encode(), named.encode(errors="surrogatepass"))
+
+
+def _mtime_s(tables: Sequence[Table]) -> float:
+    return max((table.mtime_s for table in tables), default=0.0)
