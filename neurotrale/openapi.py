@@ -12,6 +12,7 @@ from falcon_apispec import FalconPlugin
 
 import neurotrale
 from neurotrale.annotations.check import GEOMETRY
+from neurotrale.components import PATHS, SCHEMAS
 from neurotrale.router import App, OrderedRouter
 
 Json = dict[str, Any]
@@ -33,8 +34,17 @@ class RouterPlugin(FalconPlugin):  # type: ignore[misc]
         route = self._routes[resource]
         for method in route.own_methods:
             responder = route.method_map[method]
-            operations[method.lower()] = yaml_utils.load_yaml_from_docstring(responder.__doc__)
+            operation = yaml_utils.load_yaml_from_docstring(responder.__doc__)
+            _keep_own_parameters(operation, route.uri_template)
+            operations[method.lower()] = operation
         return route.uri_template
+
+
+def _keep_own_parameters(operation: Json, template: str) -> None:
+    """Drop the parts of a path that a route has not: one class may answer several routes."""
+    absent = [name for name in ("Block", "Leaf") if f"{{{name.lower()}}}" not in template]
+    if "parameters" in operation:
+        operation["parameters"] = [one for one in operation["parameters"] if one not in absent]
 
 
 def openapi_document(app: App, router: OrderedRouter) -> Json:
@@ -48,6 +58,7 @@ def openapi_document(app: App, router: OrderedRouter) -> Json:
         tags=[
             {"name": "Image chunks"},
             {"name": "Annotations"},
+            {"name": "Layers"},
             {"name": "History"},
             {"name": "Files"},
             {"name": "Service"},
@@ -97,6 +108,8 @@ def _add_schemas(spec: APISpec) -> None:
     spec.components.schema("Annotation", _annotation_schema())
     text = {"type": "array", "items": {"type": "string"}}
     spec.components.schema("History", _history_schema(text))
+    for name, schema in SCHEMAS.items():
+        spec.components.schema(name, schema)
     for name, key in (("Stored", "filename"), ("Changed", "id")):
         properties = {key: {"type": "string"}, "warnings": text, "kept": {"type": "integer"}}
         spec.components.schema(
@@ -193,6 +206,8 @@ def _add_parameters(spec: APISpec) -> None:
     }
     for key, (name, description, example) in paths.items():
         spec.components.parameter(key, "path", _path_parameter(name, description, example))
+    for key, parameter in PATHS.items():
+        spec.components.parameter(key, "path", parameter)
     id_ = {
         "name": "id",
         "description": "The annotation's id.",

@@ -96,9 +96,9 @@ def _add_layers(app: App, layers: Layers, scope: str, pattern: str, scope_of: Va
 
     add("/layers", LayersResource(layers), "/layers/?")
     add("/layers/{kind}/info", InfoResource(layers), f"/layers/{_KIND}/info")
-    number = "(?P<number>[0-9]{1,20})"
-    add("/layers/{kind}/by_id/{number}", ByIdResource(layers), f"/layers/{_KIND}/by_id/{number}")
-    add("/layers/{kind}/origin/{number}", OriginResource(layers), f"/layers/{_KIND}/origin/{number}")
+    for index, resource in (("by_id", ByIdResource(layers)), ("origin", OriginResource(layers))):
+        rest = f"/layers/{_KIND}/{index}/(?P<number>[0-9]{{1,20}})"
+        add(f"/layers/{{kind}}/{index}/{{number}}", resource, rest)
     cell = "_".join(f"(?P<{axis}>[0-9]{{1,9}})" for axis in "xyz")
     add(
         "/layers/{kind}/spatial{level}/{cell}",

@@ -57,60 +57,60 @@ class Geometry:
 @dataclass(slots=True)
 class _Gathered:
     places: list[int] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
     vertices: list[tuple[Vertex, ...]] = field(default_factory=list)
 
 
 def geometry_of(annotations: Sequence[Annotation]) -> Geometry:
     """Gather the coordinates of a file's annotations; what cannot be drawn is counted."""
     skipped: Counter[str] = Counter()
-    gathered: dict[Kind, _Gathered] = {}
+    gathered = {kind: _Gathered() for kind in Kind}
     for place, annotation in enumerate(annotations):
-        kind = KIND_OF.get(annotation.kind)
+        kind, vertices = vertices_of(annotation)
         if kind is None:
             skipped[UNKNOWN_TYPE if annotation.type else NO_TYPE] += 1
-            continue
-        vertices = vertices_of(annotation)
-        if not vertices:
+        elif not vertices:
             skipped[NO_GEOMETRY] += 1
-            continue
-        into = gathered.setdefault(kind, _Gathered())
-        into.places.append(place)
-        into.lengths.append(len(vertices))
-        into.vertices.append(vertices)
+        else:
+            into = gathered[kind]
+            into.places.append(place)
+            into.vertices.append(vertices)
     shapes = {}
     for kind, found in gathered.items():
-        made, unfit = _shapes(kind, found)
-        skipped[NOT_FINITE] += unfit
-        if len(made):
-            shapes[kind] = made
+        if found.places:
+            made, unfit = _shapes(kind, found)
+            skipped[NOT_FINITE] += unfit
+            if len(made):
+                shapes[kind] = made
     return Geometry(shapes, {reason: count for reason, count in skipped.items() if count})
 
 
-def vertices_of(annotation: Annotation) -> tuple[Vertex, ...]:
-    """Give the points of an annotation as they are drawn; none when some are missing."""
-    kind = annotation.kind
-    if kind in ("linestring", "polygon"):
+def vertices_of(annotation: Annotation) -> tuple[Kind | None, tuple[Vertex, ...]]:
+    """Give the kind of an annotation, None for an unknown one, and its points as they are drawn.
+
+    There are none when some are missing. A polygon ends in its first point.
+    """
+    name = annotation.type.lower()
+    kind = KIND_OF.get(name)
+    if kind is Kind.POINTS:
+        return kind, () if annotation.point is None else (annotation.point,)
+    if kind is Kind.POLYLINES:
         points = annotation.points or ()
         if len(points) == 1:  # a line needs two ends to be seen
-            return points * 2
-        closed = kind == "polygon" and points and points[0] != points[-1]
-        return (*points, points[0]) if closed else points
-    if kind == "point":
-        return () if annotation.point is None else (annotation.point,)
-    first, second = (
-        (annotation.center, annotation.radii)
-        if kind == "ellipsoid"
-        else (annotation.pointA, annotation.pointB)
-    )
-    return () if first is None or second is None else (first, second)
+            points *= 2
+        elif name == "polygon" and points and points[0] != points[-1]:
+            points = (*points, points[0])
+        return kind, points
+    first, second = annotation.pointA, annotation.pointB
+    if kind is Kind.ELLIPSOIDS:
+        first, second = annotation.center, annotation.radii
+    return kind, () if first is None or second is None else (first, second)
 
 
 def _shapes(kind: Kind, found: _Gathered) -> tuple[Shapes, int]:
     numbers = chain.from_iterable(chain.from_iterable(found.vertices))
     with np.errstate(over="ignore"):  # what is too large for a float32 cannot be drawn
         coordinates = np.array(list(numbers), np.float64).astype(np.float32).reshape(-1, 3)
-    lengths = np.array(found.lengths, np.int64)
+    lengths = np.array(list(map(len, found.vertices)), np.int64)
     places = np.array(found.places, np.int64)
     starts = np.cumsum(lengths) - lengths
     fit = np.logical_and.reduceat(np.isfinite(coordinates).all(axis=1), starts)

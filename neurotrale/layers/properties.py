@@ -79,7 +79,8 @@ def properties_of(columns: Columns, numbers: NDArray[np.uint64]) -> tuple[list[J
     values["id"] = short
     anntypes = _anntype_codes(columns.anntypes)
     values["anntype"] = [anntypes.get(text, _OTHER) for text in columns.anntypes]
-    descriptions = {text: 1 + digest(text) % (2**31 - 1) for text in set(columns.descriptions) if text}
+    texts = set(columns.descriptions) - {""}
+    descriptions = {text: 1 + digest(text) % (2**31 - 1) for text in texts}
     values["description"] = [descriptions.get(text, 0) for text in columns.descriptions]
     described = [
         _enumeration("id", "uint32", "The annotation's id in the file.", _ids(columns.ids, short)),
@@ -88,7 +89,10 @@ def properties_of(columns: Columns, numbers: NDArray[np.uint64]) -> tuple[list[J
             "description",
             "int32",
             "What people wrote about it.",
-            _labels(((code, text) for text, code in sorted(descriptions.items())), LABELLED_TEXTS),
+            {0: ""}
+            | _labels(
+                ((code, text) for text, code in sorted(descriptions.items())), LABELLED_TEXTS
+            ),
         ),
         _enumeration(
             "anntype",

@@ -34,11 +34,6 @@ class Annotation(msgspec.Struct, frozen=True, gc=False):
     radii: Vertex | None = None
     points: tuple[Vertex, ...] | None = None
 
-    @property
-    def kind(self) -> str:
-        """The type in lower case: its case does not matter."""
-        return self.type.lower()
-
 
 _all = msgspec.json.Decoder(list[Annotation])
 _split = msgspec.json.Decoder(list[msgspec.Raw])

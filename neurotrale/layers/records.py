@@ -43,7 +43,7 @@ class Records:
     def several(self, rows: Offsets) -> bytes:
         """Encode a list of annotations as the spatial index has it."""
         count = np.array([len(rows)], "<u8").tobytes()
-        view = memoryview(self.words).cast("B")
+        view = self.words.data.cast("B")
         starts, stops = (self.starts[rows] * 4).tolist(), (self.starts[rows + 1] * 4).tolist()
         bodies = [view[start:stop] for start, stop in zip(starts, stops, strict=True)]
         return b"".join([count, *bodies, self.numbers[rows].astype("<u8").tobytes()])

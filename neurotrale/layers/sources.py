@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
 
+import msgspec
+
 from neurotrale.annotations.content import etag_of
 from neurotrale.annotations.places import Place, Places
 from neurotrale.chunks.info import Infos
@@ -55,6 +57,14 @@ class Overview:
     damaged: dict[str, str]
     etag: str
     mtime_s: float
+
+    @property
+    def body(self) -> bytes:
+        """The overview as JSON."""
+        counts = {kind.value: count for kind, count in self.counts.items()}
+        return msgspec.json.encode(
+            {"layers": counts, "skipped": self.skipped, "damaged": self.damaged}
+        )
 
 
 class Sources:

@@ -56,19 +56,24 @@ class LayersResource:
             How many annotations of each kind there are, how many cannot be drawn and why, and which
             files are damaged. Each kind is a source for Neuroglancer, at this URL and its name.
         tags: [Layers]
-        parameters: [Dataset, Block, Leaf, IfNoneMatch]
+        parameters: [Dataset, Block, Leaf, IfNoneMatch, Range]
         responses:
             200:
                 description: The kinds.
                 headers: {ETag: ETag, Last-Modified: LastModified, Cache-Control: CacheControl}
                 content: {application/json: {schema: {$ref: '#/components/schemas/Layers'}}}
+            206: PartialContent
             304: NotModified
             403: Forbidden
             404: NotFound
             414: NameTooLong
+            416: RangeNotSatisfiable
             500: Damaged
             503: Busy
         """
+        found = self.layers.sources.overview(scope)
+        version = _version(found.etag, found.mtime_s, JSON)
+        self.layers.send(req, resp, found.body, version)
 
 
 class InfoResource:
@@ -82,7 +87,28 @@ class InfoResource:
         self.layers = layers
 
     def on_get(self, req: Request, resp: Response, scope: Scope, kind: Kind) -> None:
-        """Send."""
+        """Send the description of a source.
+        ---
+        summary: What a source holds
+        description: >-
+            The `info` of a Neuroglancer Precomputed annotation source: coordinates, properties,
+            the grids of its spatial index. Open `precomputed://` and this URL without `/info`.
+        tags: [Layers]
+        parameters: [Dataset, Block, Leaf, Kind, Range, IfNoneMatch]
+        responses:
+            200:
+                description: The `info`.
+                headers: {ETag: ETag, Last-Modified: LastModified, Cache-Control: CacheControl}
+                content: {application/json: {schema: {type: object}}}
+            206: PartialContent
+            304: NotModified
+            403: Forbidden
+            404: NotFound
+            414: NameTooLong
+            416: RangeNotSatisfiable
+            500: Damaged
+            503: Busy
+        """
         found = self.layers.sources.get(scope, kind)
         version = _version(found.etag, found.mtime_s, JSON)
         if not answered_from_copy(req, resp, version):
@@ -108,7 +134,28 @@ class CellResource:
         level: int,
         cell: tuple[int, int, int],
     ) -> None:
-        """Send."""
+        """Send a cell of the spatial index.
+        ---
+        summary: Annotations of a cell
+        description: >-
+            The annotations that one cell of one level of the spatial index holds, in the binary
+            encoding of the format. A cell in the grid without annotations has a count of 0.
+        tags: [Layers]
+        parameters: [Dataset, Block, Leaf, Kind, Level, Cell, Range, IfNoneMatch]
+        responses:
+            200:
+                description: The annotations.
+                headers: {ETag: ETag, Last-Modified: LastModified, Cache-Control: CacheControl}
+                content: {application/octet-stream: {schema: {type: string, format: binary}}}
+            206: PartialContent
+            304: NotModified
+            403: Forbidden
+            404: NotFound
+            414: NameTooLong
+            416: RangeNotSatisfiable
+            500: Damaged
+            503: Busy
+        """
         found = self.layers.sources.get(scope, kind)
         version = _version(found.etag, found.mtime_s, BINARY)
         if answered_from_copy(req, resp, version):
@@ -130,7 +177,27 @@ class ByIdResource:
         self.layers = layers
 
     def on_get(self, req: Request, resp: Response, scope: Scope, kind: Kind, number: int) -> None:
-        """Send."""
+        """Send one annotation by its number.
+        ---
+        summary: One annotation
+        description: >-
+            One annotation in the binary encoding of the format. Its number is the hash of its id.
+        tags: [Layers]
+        parameters: [Dataset, Block, Leaf, Kind, Number, Range, IfNoneMatch]
+        responses:
+            200:
+                description: The annotation.
+                headers: {ETag: ETag, Last-Modified: LastModified, Cache-Control: CacheControl}
+                content: {application/octet-stream: {schema: {type: string, format: binary}}}
+            206: PartialContent
+            304: NotModified
+            403: Forbidden
+            404: NotFound
+            414: NameTooLong
+            416: RangeNotSatisfiable
+            500: Damaged
+            503: Busy
+        """
         found = self.layers.sources.get(scope, kind)
         body = found.source.annotation(number)
         if body is None:
@@ -151,7 +218,23 @@ class OriginResource:
         self.layers = layers
 
     def on_get(self, req: Request, resp: Response, scope: Scope, kind: Kind, number: int) -> None:
-        """Send."""
+        """Tell which annotation a number stands for.
+        ---
+        summary: From number to id
+        description: >-
+            The file and the id of the annotation that a viewer knows by this number.
+        tags: [Layers]
+        parameters: [Dataset, Block, Leaf, Kind, Number]
+        responses:
+            200:
+                description: File and id.
+                content: {application/json: {schema: {$ref: '#/components/schemas/Origin'}}}
+            403: Forbidden
+            404: NotFound
+            414: NameTooLong
+            500: Damaged
+            503: Busy
+        """
         found = self.layers.sources.get(scope, kind)
         origin = found.source.origin(number)
         if origin is None:
