@@ -21,6 +21,7 @@ from neurotrale.annotations.store import AnnotationStore
 from neurotrale.chunks.store import Chunks
 from neurotrale.files import Files
 from neurotrale.layers.sources import Sources as LayerSources
+from neurotrale.layers.space import Spaces
 from neurotrale.openapi import openapi_document
 from neurotrale.problems import add_error_handlers
 from neurotrale.resources.annotations import AnnotationResource
@@ -37,6 +38,7 @@ from neurotrale.resources.history import (
 )
 from neurotrale.resources.layers import Layers
 from neurotrale.resources.listing import DirectoryResource, IndexResource
+from neurotrale.resources.search import SearchResource
 from neurotrale.router import App, OrderedRouter
 from neurotrale.routes import add_routes
 from neurotrale.tree import Tree
@@ -103,6 +105,7 @@ def create_app(settings: AppSettings) -> App:
     files = Files(tree)
     coder = Coder(settings.compress)
     chunks = Chunks(files)
+    spaces = Spaces(chunks.infos)
     sources = Sources(chunks, coder, _cache_control(settings.chunk_cache_s))
     places = Places(tree)
     contents = Contents()
@@ -124,13 +127,16 @@ def create_app(settings: AppSettings) -> App:
         app,
         health=HealthResource(tree, read_only=settings.read_only),
         document=DocumentResource(lambda: openapi_document(app, router)),
-        annotations=AnnotationResource(store, settings.max_body_bytes, settings.guard, coder),
+        annotations=AnnotationResource(
+            store, settings.max_body_bytes, settings.guard, coder, spaces
+        ),
         history=HistoryResource(places, past),
         revision=RevisionResource(places, past),
         restore=RestoreResource(places, past),
         held=HeldResource(places, past),
         corrections=CorrectionsResource(places),
-        layers=Layers(LayerSources(places, chunks.infos), coder),
+        layers=Layers(LayerSources(places, spaces), coder),
+        search=SearchResource(places, spaces),
         chunks=ChunkResource(sources),
         tiffs=TiffResource(sources),
         index=IndexResource(tree),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from neurotrale.layers.kinds import Kind
+from neurotrale.queries.formats import FORMATS
 
 Json = dict[str, Any]
 
@@ -44,6 +45,35 @@ def _path(name: str, description: str, example: object, schema: Json) -> Json:
         "example": example,
     }
 
+
+QUERIES: dict[str, Json] = {
+    "Bbox": {
+        "name": "bbox",
+        "description": "They touch this box: x0,y0,z0,x1,y1,z1 in voxels, both ends inside.",
+        "schema": {"type": "string"},
+        "example": "0,0,0,250,420,150",
+    },
+    "Anntype": {
+        "name": "anntype",
+        "description": "What they are; several times for one of several.",
+        "schema": {"type": "array", "items": {"type": "string"}},
+    },
+    "Type": {
+        "name": "type",
+        "description": "Their geometry, in any case; several times for one of several.",
+        "schema": {"type": "array", "items": {"type": "string", "minLength": 1}},
+    },
+    "Reviewed": {
+        "name": "reviewed",
+        "description": "Whether a person reviewed them.",
+        "schema": {"type": "boolean"},
+    },
+    "Format": {
+        "name": "format",
+        "description": "SWC has line strings only, in micrometres.",
+        "schema": {"type": "string", "enum": list(FORMATS)},
+    },
+}
 
 _NUMBER: Json = {"type": "integer", "minimum": 0}
 

@@ -12,7 +12,7 @@ from falcon_apispec import FalconPlugin
 
 import neurotrale
 from neurotrale.annotations.check import GEOMETRY
-from neurotrale.components import PATHS, SCHEMAS
+from neurotrale.components import PATHS, QUERIES, SCHEMAS
 from neurotrale.router import App, OrderedRouter
 
 Json = dict[str, Any]
@@ -206,8 +206,9 @@ def _add_parameters(spec: APISpec) -> None:
     }
     for key, (name, description, example) in paths.items():
         spec.components.parameter(key, "path", _path_parameter(name, description, example))
-    for key, parameter in PATHS.items():
-        spec.components.parameter(key, "path", parameter)
+    for where, components in (("path", PATHS), ("query", QUERIES)):
+        for key, parameter in components.items():
+            spec.components.parameter(key, where, parameter)
     id_ = {
         "name": "id",
         "description": "The annotation's id.",

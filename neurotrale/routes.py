@@ -32,6 +32,7 @@ from neurotrale.resources.layers import (
     OriginResource,
 )
 from neurotrale.resources.listing import DirectoryResource, IndexResource
+from neurotrale.resources.search import SearchResource
 from neurotrale.router import App, Values
 
 _BOX = r"-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+"
@@ -127,6 +128,7 @@ def add_routes(
     held: HeldResource,
     corrections: CorrectionsResource,
     layers: Layers,
+    search: SearchResource,
     chunks: ChunkResource,
     tiffs: TiffResource,
     index: IndexResource,
@@ -159,6 +161,7 @@ def add_routes(
         pattern=f"{DATASET}/corrections",
         values=_dataset,
     )
+    add("/{dataset}/annotations/search", search, pattern=f"{DATASET}/search", values=_dataset)
     _add_layers(app, layers, template, ANNOTATION, _annotation)
     _add_layers(app, layers, "/{dataset}/annotations", DATASET, _dataset)
     add(

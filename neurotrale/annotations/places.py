@@ -99,8 +99,8 @@ class Places:
             MissingError: The data set has no annotations.
         """
         above = (*dataset, "annotations")
-        for block in sorted(entry.name for entry in self.tree.entries(above) if entry.is_directory):
-            yield from self._files((*above, block))
+        blocks = sorted(entry.name for entry in self.tree.entries(above) if entry.is_directory)
+        return (place for block in blocks for place in self._files((*above, block)))
 
     def _files(self, block: Parts) -> Iterator[Place]:
         try:

@@ -11,11 +11,10 @@ import msgspec
 
 from neurotrale.annotations.content import etag_of
 from neurotrale.annotations.places import Place, Places
-from neurotrale.chunks.info import Infos
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.layers.kinds import Kind
 from neurotrale.layers.source import Source, source_of
-from neurotrale.layers.space import Space
+from neurotrale.layers.space import Space, Spaces
 from neurotrale.layers.tables import Table, Tables
 from neurotrale.names import AnnotationName, Parts
 
@@ -72,12 +71,12 @@ class Sources:
 
     Args:
         places: Where annotation files are.
-        infos: Where the volumes' `info` files are.
+        spaces: What their coordinates are.
     """
 
-    def __init__(self, places: Places, infos: Infos) -> None:
+    def __init__(self, places: Places, spaces: Spaces) -> None:
         self.places = places
-        self.infos = infos
+        self.spaces = spaces
         self.tables = Tables()
         self._kept: OrderedDict[tuple[Scope, Kind], Version] = OrderedDict()
         self._lock = Lock()
@@ -137,9 +136,7 @@ class Sources:
             return None
 
     def _space(self, scope: Scope) -> Space:
-        dataset = scope.dataset if isinstance(scope, AnnotationName) else scope
-        above = self.infos.above((*dataset, "annotations"))
-        return Space.of(above[0] if above is not None and above[1] == "annotations" else None)
+        return self.spaces.of(scope.dataset if isinstance(scope, AnnotationName) else scope)
 
     def _find(self, scope: Scope, kind: Kind, etag: str) -> Version | None:
         with self._lock:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from neurotrale.chunks.info import Info
+from neurotrale.chunks.info import Info, Infos
 from neurotrale.layers.geometry import Coordinates
+from neurotrale.names import Parts
 
 Floats = NDArray[np.float64]
 Triple = tuple[float, float, float]
@@ -58,3 +59,24 @@ class Space:
             start = np.where(least < start, np.floor(least / STEP_VX) * STEP_VX, start)
             stop = np.where(most > stop, np.ceil(most / STEP_VX) * STEP_VX, stop)
         return start, np.maximum(stop, start + 1)
+
+
+class Spaces:
+    """Finds the coordinates of data sets.
+
+    Args:
+        infos: Where the volumes' `info` files are.
+    """
+
+    def __init__(self, infos: Infos) -> None:
+        self.infos = infos
+
+    def of(self, dataset: Parts) -> Space:
+        """Give the coordinates of a data set as its `info` states them now.
+
+        Raises:
+            DamagedError: The `info` cannot be understood.
+        """
+        above = self.infos.above((*dataset, "annotations"))
+        # One further up belongs to another data set.
+        return Space.of(above[0] if above is not None and above[1] == "annotations" else None)
