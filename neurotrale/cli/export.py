@@ -16,7 +16,7 @@ from neurotrale.durable import replace_file
 from neurotrale.errors import BadInputError, MissingError
 from neurotrale.faults import writing
 from neurotrale.layers.space import Space, Spaces
-from neurotrale.queries.formats import FORMATS, format_named
+from neurotrale.queries.formats import FORMATS, format_named, gathered
 from neurotrale.queries.found import Found, found_in_all
 from neurotrale.queries.wanted import Wanted
 from neurotrale.tree import Tree
@@ -64,7 +64,8 @@ def export(
     chosen = format_named(format_)
     chosen.check(space)
     damaged: list[str] = []
-    pieces = chosen.write(_noting(found_in_all(places, wanted), damaged), space)
+    found = _noting(found_in_all(places, wanted), damaged)
+    pieces = gathered(chosen.write(found, space))
     if output == Path("-"):
         for piece in pieces:
             sys.stdout.buffer.write(piece)

@@ -13,6 +13,8 @@ from neurotrale.queries.found import Found
 from neurotrale.queries.swc import swc
 from neurotrale.queries.tabular import csv_rows
 
+WRITE_BYTES = 64 * 2**10
+
 Writer = Callable[[Iterable[Found], Space], Iterator[bytes]]
 
 
@@ -78,6 +80,20 @@ FORMATS = {
         Format("swc", "text/plain; charset=utf-8", swc, needs_voxel_size=True),
     )
 }
+
+
+def gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Put small pieces together: one write for each line would cost more than to make it."""
+    kept: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        kept.append(piece)
+        size += len(piece)
+        if size >= WRITE_BYTES:
+            yield b"".join(kept)
+            kept, size = [], 0
+    if kept:
+        yield b"".join(kept)
 
 
 def format_named(name: str) -> Format:

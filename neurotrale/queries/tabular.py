@@ -53,7 +53,7 @@ def _taken(text: io.StringIO) -> bytes:
 def _row(found: Found, space: Space) -> list[object]:
     one = found.annotation
     centre, points = _centre(one)
-    um = [at * nm / 1000 for at, nm in zip(centre, space.voxel_nm, strict=False)]
+    um = [round(at * nm / 1000, 4) for at, nm in zip(centre, space.voxel_nm, strict=False)]
     return [
         found.block,
         found.file,

@@ -7,6 +7,7 @@ from falcon import Request, Response
 from neurotrale.annotations.places import Places
 from neurotrale.layers.space import Spaces
 from neurotrale.names import Parts
+from neurotrale.queries.formats import gathered
 from neurotrale.queries.found import found_in_all
 from neurotrale.queries.wanted import EVERYTHING
 from neurotrale.resources.queries import Query, query_of
@@ -57,4 +58,4 @@ class SearchResource:
         resp.content_type = format_.media_type
         resp.cache_control = ["no-cache"]
         if req.method != "HEAD":
-            resp.stream = format_.write(found, space)
+            resp.stream = gathered(format_.write(found, space))
