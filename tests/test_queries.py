@@ -23,7 +23,7 @@ FIRST = b"""[
    {"id":"p1","type":"Point","anntype":"neuron","point":[1e1, 20.0,30],"reviewed":true},
    {"id": "p2", "type": "point", "anntype": "glia", "point": [50, 50, 50], "reviewed": false},
    {"id": "line", "type": "line", "pointA": [0, 0, 0], "pointB": [100, 100, 100], "x": {"y": null}},
-   {"id": "box", "type": "axis_aligned_bounding_box", "pointA": [90, 90, 60], 
+   {"id": "box", "type": "axis_aligned_bounding_box", "pointA": [90, 90, 60],
     "pointB": [70, 70, 40], "anntype": "neuron", "reviewed": true},
    {"id": "ball", "type": "ellipsoid", "center": [20, 60, 20], "radii": [10, 5, 5], "anntype": ""},
    {"id": "fiber", "type": "linestring", "anntype": "a,b & c", "reviewed": true,

@@ -13,6 +13,7 @@ from neurotrale.annotations.places import Place
 from neurotrale.errors import MissingError
 from neurotrale.faults import reading
 from neurotrale.layers.reading import Annotation, read_annotations
+from neurotrale.queries.near import near
 from neurotrale.queries.wanted import Wanted
 
 log = logging.getLogger(__name__)
@@ -67,9 +68,11 @@ def found_in(what: str, content: bytes, wanted: Wanted) -> Iterator[Found]:
     """
     block, file = _names(what)
     annotations = read_annotations(content)
-    for item, annotation in zip(_split.decode(content), annotations, strict=True):
-        if wanted.fits(annotation):
-            yield Found(block, file, bytes(item), annotation)
+    items = _split.decode(content)
+    places = range(len(items)) if wanted.box is None else near(annotations, wanted.box)
+    for place in places:
+        if wanted.fits(annotations[place]):
+            yield Found(block, file, bytes(items[place]), annotations[place])
 
 
 def _names(what: str) -> tuple[str, str]:
