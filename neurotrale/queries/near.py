@@ -21,10 +21,10 @@ def near(annotations: Sequence[Annotation], box: Box) -> list[int]:
     found = np.zeros(len(annotations), bool)
     for kind, shapes in geometry_of(annotations).shapes.items():
         around = Boxes.of(kind, shapes).around()
-        # One step outwards: as float32 a coordinate may have been rounded into or out of the box.
-        lower = np.nextafter(around.lower, np.float32(-np.inf))
-        upper = np.nextafter(around.upper, np.float32(np.inf))
-        touched = ((lower <= high) & (upper >= low)).all(axis=1)
+        # A little larger: as float32 a coordinate may have been rounded out of the box.
+        slack = np.maximum(np.abs(around.lower), np.abs(around.upper)) * 2.0**-20
+        touched = (around.lower - slack <= high) & (around.upper + slack >= low)
+        touched = touched.all(axis=1)
         found[shapes.places[around.owners[touched]]] = True
     places: list[int] = np.flatnonzero(found).tolist()
     return places
