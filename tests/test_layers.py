@@ -484,6 +484,37 @@ def test_edits_by_other_programs_are_seen_even_in_the_same_instant(
         assert found["points"] == [[x, 2, 3]]
 
 
+def test_files_that_come_and_go_are_seen_in_the_data_set(dataset: Path, service: Service) -> None:
+    """Also where every file has long been as it is."""
+    annotations = dataset / "annotations"
+    url = f"{service.url}/brain/annotations/layers/points"
+
+    def points() -> list[list[float]]:
+        for file in annotations.rglob("*.json"):
+            os.utime(file, (1_000_000_000, 1_000_000_000))
+        found = [sorted(one["points"][0] for one in Reader(url).everything().values())]
+        found.append(sorted(one["points"][0] for one in Reader(url).everything().values()))
+        assert found[0] == found[1]
+        return found[0]
+
+    assert points() == [[1, 2, 3]]
+    new = write(annotations / "x7y0z0/new.json", [{"id": "n", "type": "point", "point": [7, 7, 7]}])
+    assert points() == [[1, 2, 3], [7, 7, 7]]
+    new = new.rename(new.with_name("other.json"))
+    (number,) = (n for n, one in Reader(url).everything().items() if one["id"] == "n")
+    origin = requests.get(f"{url}/origin/{number}").json()
+    assert origin["file"] == "brain/annotations/x7y0z0/other.json"
+    new.write_text(new.read_text().replace("7, 7, 7", "7, 7, 17"))
+    assert points() == [[1, 2, 3], [7, 7, 17]]
+    new.unlink()
+    assert points() == [[1, 2, 3]]
+    outside = write(dataset.parent.parent / "out" / "a.json", [{"id": "o"}]).parent
+    (annotations / "x8y0z0").symlink_to(outside)
+    (annotations / "x7y0z0" / "link.json").symlink_to(outside / "a.json")
+    assert points() == [[1, 2, 3]]
+    assert requests.get(url.removesuffix("/points")).json()["skipped"] == {}
+
+
 def test_volume_s_new_info_is_seen(dataset: Path, service: Service) -> None:
     url = f"{service.url}/brain/annotations/layers/points"
     assert Reader(url).info["upper_bound"] == [100, 90, 70]

@@ -23,8 +23,7 @@ def near(annotations: Sequence[Annotation], box: Box) -> list[int]:
         around = Boxes.of(kind, shapes).around()
         # A little larger: as float32 a coordinate may have been rounded out of the box.
         slack = np.maximum(np.abs(around.lower), np.abs(around.upper)) * 2.0**-20
-        touched = (around.lower - slack <= high) & (around.upper + slack >= low)
-        touched = touched.all(axis=1)
+        touched = ((around.lower - slack <= high) & (around.upper + slack >= low)).all(axis=1)
         found[shapes.places[around.owners[touched]]] = True
     places: list[int] = np.flatnonzero(found).tolist()
     return places
