@@ -1,16 +1,20 @@
 """From the bytes of an annotation file to values: the fields that sources, queries and exports use.
 
-A whole file is decoded in one go, by types. Only where that fails, because of one annotation that
-another program wrote in a way of its own, is each annotation looked at by itself.
+Many annotations are decoded in one go, by types. Only where that fails, because of one that another
+program wrote in a way of its own, is each of them looked at by itself.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from neurotrale.annotations.document import NotAnArrayError
+
+BATCH = 4096
 
 Number = float | None
 """null is how the viewer writes what is not a number."""
@@ -42,26 +46,47 @@ _any = msgspec.json.Decoder()
 _MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def read_annotations(content: bytes) -> list[Annotation]:
-    """Read all annotations of a file, in order.
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some annotations of a file that follow each other.
 
-    What has not the form that is expected (a number as id, two coordinates) is left out of the
-    annotation, as if it were absent.
+    Attributes:
+        start: Place of the first one in the file.
+        items: Their bytes.
+        annotations: What is read of them.
+    """
+
+    start: int
+    items: Sequence[msgspec.Raw]
+    annotations: Sequence[Annotation]
+
+
+def read_batches(content: bytes) -> Iterator[Batch]:
+    """Read all annotations of a file, in order, some at a time.
+
+    As Python objects they take several times what they take in the file. What has not the form
+    that is expected (a number as id, two coordinates) is left out of the annotation, as if it were
+    absent.
 
     Raises:
         NotAnArrayError: The content is no JSON array.
     """
-    try:
-        return _all.decode(content)
-    except _MALFORMED:
-        pass
     try:
         items = _split.decode(content)
     except _MALFORMED as error:
         raise NotAnArrayError(
             f"expected a JSON array of annotations, found a mistake: {error}"
         ) from error
-    return [read_annotation(item) for item in items]
+    for start in range(0, len(items), BATCH):
+        some = items[start : start + BATCH]
+        yield Batch(start, some, _read(some))
+
+
+def _read(items: Sequence[msgspec.Raw]) -> Sequence[Annotation]:
+    try:
+        return _all.decode(b"[" + b",".join(items) + b"]")
+    except _MALFORMED:
+        return [read_annotation(item) for item in items]
 
 
 def read_annotation(content: bytes | msgspec.Raw) -> Annotation:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import msgspec
 import numpy as np
@@ -15,11 +14,11 @@ import numpy as np
 from neurotrale.layers.geometry import Offsets, Shapes
 from neurotrale.layers.ids import numbers_of
 from neurotrale.layers.kinds import Kind
-from neurotrale.layers.properties import Columns, Json, properties_of
+from neurotrale.layers.properties import Json, properties_of
 from neurotrale.layers.records import Records, encode
 from neurotrale.layers.space import Space
 from neurotrale.layers.spatial import Boxes, Grid, Level, levels_of
-from neurotrale.layers.tables import Part, Table
+from neurotrale.layers.tables import Table, joined
 
 # What a viewer is to load for a cell: about a megabyte, but not too few annotations to see, nor
 # more than it draws well.
@@ -76,7 +75,8 @@ class Source:
 def source_of(kind: Kind, tables: Sequence[Table], space: Space) -> Source:
     """Make the source of one kind from the tables of the files that it covers."""
     parts = [(table, table.parts[kind]) for table in tables if kind in table.parts]
-    shapes, columns = _joined([part for _, part in parts])
+    every = joined([part for _, part in parts])
+    shapes, columns = every.shapes, every.columns
     wheres = [f"{table.what}#{place}" for table, part in parts for place in part.shapes.places]
     numbers = numbers_of(columns.ids, wheres)
     order = np.argsort(numbers)
@@ -118,28 +118,6 @@ def _described(depth: int, level: Level) -> Json:
         "chunk_size": level.chunk_size,
         "limit": level.limit,
     }
-
-
-def _joined(parts: Sequence[Part]) -> tuple[Shapes, Columns]:
-    shapes = [part.shapes for part in parts]
-    columns = [part.columns for part in parts]
-    lengths = [np.zeros(1, np.int64), *(np.diff(each.offsets) for each in shapes)]
-    none = np.zeros(0)
-    return (
-        Shapes(
-            np.concatenate([none, *(each.places for each in shapes)]).astype(np.int64),
-            np.cumsum(np.concatenate(lengths)),
-            np.concatenate([np.zeros((0, 3), "f4"), *(each.coordinates for each in shapes)]),
-        ),
-        Columns(
-            list(chain.from_iterable(each.ids for each in columns)),
-            list(chain.from_iterable(each.anntypes for each in columns)),
-            list(chain.from_iterable(each.descriptions for each in columns)),
-            np.concatenate([none, *(each.reviewed for each in columns)]).astype(np.uint8),
-            np.concatenate([none, *(each.visited for each in columns)]).astype(np.uint8),
-            np.concatenate([none, *(each.lengths for each in columns)]).astype(np.float32),
-        ),
-    )
 
 
 def _reordered(shapes: Shapes, order: Offsets) -> Shapes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
+from sys import intern
 from threading import Lock
 
 import numpy as np
@@ -20,7 +22,7 @@ from neurotrale.files import Stamp
 from neurotrale.layers.geometry import Shapes, geometry_of
 from neurotrale.layers.kinds import Kind
 from neurotrale.layers.properties import Columns
-from neurotrale.layers.reading import Annotation, read_annotations
+from neurotrale.layers.reading import Annotation, read_batches
 
 KEPT_BYTES = 256 * 2**20
 # What ids and texts take in memory, beside the coordinates.
@@ -128,16 +130,20 @@ class Tables:
 
 def table_of(what: str, content: bytes, etag: str, mtime_s: float) -> Table:
     """Read the content of a file."""
+    parts: dict[Kind, list[Part]] = {}
+    skipped: Counter[str] = Counter()
     try:
-        annotations = read_annotations(content)
+        for batch in read_batches(content):
+            geometry = geometry_of(batch.annotations)
+            skipped.update(geometry.skipped)
+            for kind, shapes in geometry.shapes.items():
+                chosen = [batch.annotations[place] for place in shapes.places.tolist()]
+                placed = replace(shapes, places=shapes.places + batch.start)
+                parts.setdefault(kind, []).append(Part(placed, _columns(chosen)))
     except NotAnArrayError as error:
         return Table(what, etag, mtime_s, {}, {}, str(error))
-    geometry = geometry_of(annotations)
-    parts = {
-        kind: Part(shapes, _columns([annotations[place] for place in shapes.places.tolist()]))
-        for kind, shapes in geometry.shapes.items()
-    }
-    return Table(what, etag, mtime_s, parts, geometry.skipped)
+    whole = {kind: joined(some) for kind, some in parts.items()}
+    return Table(what, etag, mtime_s, whole, dict(skipped))
 
 
 def _columns(annotations: Sequence[Annotation]) -> Columns:
@@ -146,9 +152,32 @@ def _columns(annotations: Sequence[Annotation]) -> Columns:
         lengths_f32 = np.array(lengths, np.float64).astype(np.float32)
     return Columns(
         [annotation.id for annotation in annotations],
-        [annotation.anntype for annotation in annotations],
-        [annotation.description for annotation in annotations],
+        [intern(annotation.anntype) for annotation in annotations],  # a few texts, many times
+        [intern(annotation.description) for annotation in annotations],
         np.array([annotation.reviewed for annotation in annotations], np.uint8),
         np.array([annotation.visited for annotation in annotations], np.uint8),
         lengths_f32,
+    )
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Put annotations of one kind one behind the other."""
+    shapes = [part.shapes for part in parts]
+    columns = [part.columns for part in parts]
+    lengths = [np.zeros(1, np.int64), *(np.diff(each.offsets) for each in shapes)]
+    none = np.zeros(0)
+    return Part(
+        Shapes(
+            np.concatenate([none, *(each.places for each in shapes)]).astype(np.int64),
+            np.cumsum(np.concatenate(lengths)),
+            np.concatenate([np.zeros((0, 3), "f4"), *(each.coordinates for each in shapes)]),
+        ),
+        Columns(
+            list(chain.from_iterable(each.ids for each in columns)),
+            list(chain.from_iterable(each.anntypes for each in columns)),
+            list(chain.from_iterable(each.descriptions for each in columns)),
+            np.concatenate([none, *(each.reviewed for each in columns)]).astype(np.uint8),
+            np.concatenate([none, *(each.visited for each in columns)]).astype(np.uint8),
+            np.concatenate([none, *(each.lengths for each in columns)]).astype(np.float32),
+        ),
     )

@@ -6,19 +6,15 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-import msgspec
-
 from neurotrale.annotations.document import NotAnArrayError
 from neurotrale.annotations.places import Place
 from neurotrale.errors import MissingError
 from neurotrale.faults import reading
-from neurotrale.layers.reading import Annotation, read_annotations
+from neurotrale.layers.reading import Annotation, read_batches
 from neurotrale.queries.near import near
 from neurotrale.queries.wanted import Wanted
 
 log = logging.getLogger(__name__)
-
-_split = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +63,12 @@ def found_in(what: str, content: bytes, wanted: Wanted) -> Iterator[Found]:
         NotAnArrayError: The content is no JSON array.
     """
     block, file = _names(what)
-    annotations = read_annotations(content)
-    items = _split.decode(content)
-    places = range(len(items)) if wanted.box is None else near(annotations, wanted.box)
-    for place in places:
-        if wanted.fits(annotations[place]):
-            yield Found(block, file, bytes(items[place]), annotations[place])
+    for batch in read_batches(content):
+        annotations = batch.annotations
+        places = range(len(annotations)) if wanted.box is None else near(annotations, wanted.box)
+        for place in places:
+            if wanted.fits(annotations[place]):
+                yield Found(block, file, bytes(batch.items[place]), annotations[place])
 
 
 def _names(what: str) -> tuple[str, str]:
