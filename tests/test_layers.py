@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -513,6 +514,29 @@ def test_files_that_come_and_go_are_seen_in_the_data_set(dataset: Path, service:
     (annotations / "x7y0z0" / "link.json").symlink_to(outside / "a.json")
     assert points() == [[1, 2, 3]]
     assert requests.get(url.removesuffix("/points")).json()["skipped"] == {}
+
+
+def test_sources_are_whole_while_the_file_is_edited(dataset: Path, service: Service) -> None:
+    annotations = dataset / "annotations"
+    write(annotations / "x0y0z0/fibers.json", make_many("point", 3000, SIZE_VX))
+    url = f"{service.url}/brain/annotations"
+
+    def edit(number: int) -> int:
+        new = {"type": "point", "point": [number, 2, 3]}
+        file = f"{url}/x0y0z0/fibers.json"
+        return requests.patch(file, params={"id": f"new {number}"}, json=new).status_code
+
+    def look(number: int) -> int:
+        scope = f"{url}/x0y0z0/fibers.json" if number % 2 else url
+        return len(Reader(f"{scope}/layers/points").everything())
+
+    with ThreadPoolExecutor(6) as pool:
+        edits, looks = pool.map(edit, range(20)), pool.map(look, range(20))
+        assert set(edits) == {201}
+        # What is read in several requests may be of two versions, each of them whole.
+        assert all(3000 <= count <= 3020 for count in looks)
+    assert look(0) == look(1) == 3020
+    assert "Traceback" not in service.log()
 
 
 def test_volume_s_new_info_is_seen(dataset: Path, service: Service) -> None:
