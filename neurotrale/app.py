@@ -61,6 +61,7 @@ class AppSettings:
         guard: Which PUTs that remove several annotations are merged.
         compress: What is compressed on the way to clients that take it.
         chunk_cache_s: How long browsers may use their copy of a chunk without asking.
+        shelf: Directory of this service alone where workers leave big things for each other.
     """
 
     root: Path
@@ -73,6 +74,7 @@ class AppSettings:
     guard: GuardMode = "browser"
     compress: CompressMode = "auto"
     chunk_cache_s: int = 0
+    shelf: Path | None = None
 
 
 class CommonHeaders:
@@ -135,7 +137,7 @@ def create_app(settings: AppSettings) -> App:
         restore=RestoreResource(places, past),
         held=HeldResource(places, past),
         corrections=CorrectionsResource(places),
-        layers=Layers(LayerSources(places, spaces), coder),
+        layers=Layers(LayerSources(places, spaces, settings.shelf), coder),
         search=SearchResource(places, spaces),
         chunks=ChunkResource(sources),
         tiffs=TiffResource(sources),

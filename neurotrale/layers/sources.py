@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 
 import msgspec
@@ -14,9 +16,10 @@ from neurotrale.annotations.footprint import Footprint
 from neurotrale.annotations.places import Place, Places
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.layers.kinds import Kind
+from neurotrale.layers.shelf import Shelf
 from neurotrale.layers.source import Source, source_of
 from neurotrale.layers.space import Space, Spaces
-from neurotrale.layers.tables import Table, Tables
+from neurotrale.layers.tables import Identity, Table, Tables
 from neurotrale.names import AnnotationName, Parts
 
 KEPT_BYTES = 256 * 2**20
@@ -77,12 +80,14 @@ class Sources:
     Args:
         places: Where annotation files are.
         spaces: What their coordinates are.
+        shelf: Directory where workers leave big sources for each other; None for none.
     """
 
-    def __init__(self, places: Places, spaces: Spaces) -> None:
+    def __init__(self, places: Places, spaces: Spaces, shelf: Path | None = None) -> None:
         self.places = places
         self.spaces = spaces
         self.tables = Tables()
+        self.shelf: Shelf[Version] = Shelf(shelf)
         self._kept: OrderedDict[tuple[Scope, Kind], Version] = OrderedDict()
         self._known: OrderedDict[Scope, tuple[_State, str]] = OrderedDict()
         self._lock = Lock()
@@ -99,15 +104,28 @@ class Sources:
         version = self._find(scope, kind, self._etag_in(scope, state))
         if version is not None:
             return version
-        space, tables = state[0], self._tables(scope)
-        etag = _etag(tables, space)
+        etag = _etag(self._identities(scope), state[0])
         self._remember(scope, state, etag)
         with self._making:
             version = self._find(scope, kind, etag)
             if version is None:
-                version = Version(source_of(kind, tables, space), etag, _mtime_s(tables))
+                key = repr((scope, kind.value))
+                version = self.shelf.get(key, etag, lambda: self._made(scope, kind, state[0]))
                 self._keep(scope, kind, version)
             return version
+
+    def _made(self, scope: Scope, kind: Kind, space: Space) -> Version:
+        tables = self._tables(scope)
+        return Version(source_of(kind, tables, space), _etag(tables, space), _mtime_s(tables))
+
+    def _identities(self, scope: Scope) -> list[Identity]:
+        if isinstance(scope, AnnotationName):
+            return [self.tables.identify(self.places.existing(scope))]
+        found = []
+        for place in self.places.every(scope):
+            with suppress(MissingError):  # it was there a moment ago
+                found.append(self.tables.identify(place))
+        return found
 
     def overview(self, scope: Scope) -> Overview:
         """Count what there is to draw.
@@ -186,7 +204,7 @@ class Sources:
                 size_bytes -= dropped.source.size_bytes
 
 
-def _etag(tables: Sequence[Table], space: Space) -> str:
+def _etag(tables: Sequence[Table] | Sequence[Identity], space: Space) -> str:
     # Names of files, too: of two annotations with one id, they say which number is whose.
     named = "\n".join(f"{table.etag} {table.what}" for table in tables)
     return etag_of(repr(space).encode(), named.encode(errors="surrogatepass"))

@@ -25,6 +25,7 @@ from neurotrale.layers.properties import Columns
 from neurotrale.layers.reading import Annotation, read_batches
 
 KEPT_BYTES = 256 * 2**20
+KEPT_IDENTITIES = 100_000
 # What ids and texts take in memory, beside the coordinates.
 _ANNOTATION_BYTES = 400
 _SETTLED_NS = 2_000_000_000
@@ -67,11 +68,21 @@ class Table:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A version of a file, as far as it is told without understanding the file."""
+
+    what: str
+    etag: str
+    mtime_s: float
+
+
 class Tables:
     """Reads annotation files; each version is read once, while there is room for its table."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Path, tuple[Stamp, bool, Table]] = OrderedDict()
+        self._identities: OrderedDict[Path, tuple[Stamp, Identity]] = OrderedDict()
         self._size_bytes = 0
         self._lock = Lock()
         self._reading = Lock()
@@ -92,6 +103,31 @@ class Tables:
             with self._reading:
                 return self._find(place.path, stamp) or self._read(place)
 
+    def identify(self, place: Place) -> Identity:
+        """Tell which version of a file there is now; cheaper than to read its table.
+
+        Raises:
+            MissingError: There is no such file.
+            ReadOnlyError, BusyError: It cannot be read.
+        """
+        with reading(place.what):
+            stamp = Stamp.of(place.path.stat())
+            table = self._find(place.path, stamp)
+            if table is not None:
+                return Identity(place.what, table.etag, table.mtime_s)
+            with self._lock:
+                known = self._identities.get(place.path)
+            if known is not None and known[0] == stamp:
+                return known[1]
+            content, status, settled = _content(place.path)
+        identity = Identity(place.what, etag_of(content), status.st_mtime)
+        if settled:
+            with self._lock:
+                self._identities[place.path] = Stamp.of(status), identity
+                while len(self._identities) > KEPT_IDENTITIES:
+                    self._identities.popitem(last=False)
+        return identity
+
     def _find(self, path: Path, stamp: Stamp) -> Table | None:
         with self._lock:
             kept = self._kept.get(path)
@@ -101,12 +137,8 @@ class Tables:
             return kept[2]
 
     def _read(self, place: Place) -> Table:
-        with place.path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            content = file.read()
+        content, status, settled = _content(place.path)
         etag = etag_of(content)
-        # The time of change of a file that was only just written may not tell two versions apart.
-        settled = time.time_ns() - status.st_mtime_ns > _SETTLED_NS
         with self._lock:
             kept = self._kept.get(place.path)
         if kept is not None and kept[2].etag == etag:
@@ -126,6 +158,14 @@ class Tables:
             while self._size_bytes > KEPT_BYTES and len(self._kept) > 1:
                 _, (_, _, dropped) = self._kept.popitem(last=False)
                 self._size_bytes -= dropped.size_bytes
+
+
+def _content(path: Path) -> tuple[bytes, os.stat_result, bool]:
+    """Read a file; tell also whether its time of change tells this version from the next."""
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        content = file.read()
+    return content, status, time.time_ns() - status.st_mtime_ns > _SETTLED_NS
 
 
 def table_of(what: str, content: bytes, etag: str, mtime_s: float) -> Table:
