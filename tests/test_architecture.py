@@ -22,7 +22,9 @@ LAYERS = (
     {"names", "faults", "codings", "times"},
     {"tree"},
     {"files", "durable"},
-    {"chunks", "annotations", "demo"},
+    {"chunks", "annotations"},
+    {"ingest"},
+    {"demo"},
     {"resources", "router"},
     {"routes", "problems", "openapi"},
     {"app"},
@@ -47,6 +49,7 @@ FORBIDDEN = {
     "annotations": HTTP | (IMAGES - {"numpy"}),
     "codings": HTTP | (FILES - {"io"}) | (IMAGES - {"imagecodecs"}),
     "times": HTTP | FILES | IMAGES,
+    "ingest": HTTP | {"click", "filelock"},
     "demo": HTTP | {"click"},
     "resources": FILES | IMAGES | {"waitress", "socket", "threading", "signal", "subprocess"},
     "router": FILES | IMAGES | {"waitress", "socket"},
@@ -64,7 +67,7 @@ ONLY_IN = {
     "socket": {"server"},
     "subprocess": {"cli"},
     "waitress": {"server"},
-    "tifffile": {"chunks", "demo"},
+    "tifffile": {"chunks", "ingest"},
     "filelock": {"annotations"},
 }
 
