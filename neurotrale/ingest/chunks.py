@@ -52,11 +52,18 @@ class ChunkFiles:
         voxels = np.empty(shape, self.dtype)
         for box in level.boxes(y_vx, z_vx):
             (x0, x1), (y0, y1), (z0, z1) = box
-            name = f"{level.key}/{chunk_name(box)}"
-            extent = (x1 - x0, y1 - y0, z1 - z0)
-            expected = Expected(extent, self.dtype, channels=1)
-            content = decode_chunk(self.placer.dest / name, name, expected)
-            chunk = np.frombuffer(content, np.dtype(self.dtype).newbyteorder("<"))
             y, z = y_vx[0], z_vx[0]
-            voxels[z0 - z : z1 - z, y0 - y : y1 - y, x0:x1] = chunk.reshape(extent[::-1])
+            voxels[z0 - z : z1 - z, y0 - y : y1 - y, x0:x1] = self.read_chunk(level, box)
         return voxels
+
+    def read_chunk(self, level: Level, box: Box) -> Voxels:
+        """Read one chunk, ``[z, y, x]``.
+
+        Raises:
+            MissingError, DamagedError: It is not what was written.
+        """
+        x, y, z = (stop - start for start, stop in box)
+        name = f"{level.key}/{chunk_name(box)}"
+        expected = Expected((x, y, z), self.dtype, channels=1)
+        content = decode_chunk(self.placer.dest / name, name, expected)
+        return np.frombuffer(content, np.dtype(self.dtype).newbyteorder("<")).reshape(z, y, x)

@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurotrale.errors import ConflictError, IncompleteError
+from neurotrale.errors import IncompleteError
 from neurotrale.ingest.chunks import ChunkFiles
 from neurotrale.ingest.levels import Box, Level, info_text
 from neurotrale.ingest.memory import Means, choose_means
 from neurotrale.ingest.meter import Meter, Watch
 from neurotrale.ingest.place import Placer
 from neurotrale.ingest.plan import Plan
+from neurotrale.ingest.preview import NAME as PREVIEW
+from neurotrale.ingest.preview import draw_preview
 from neurotrale.ingest.pyramid import Pyramid
 from neurotrale.ingest.shrink import shrink_mean, shrink_mode
 from neurotrale.ingest.slab import MemorySlab, ScratchSlab, Slab
@@ -77,8 +79,6 @@ def run_finish(plan: Plan, watch: Watch) -> Summary:
         BusyError: Another process does the same.
     """
     state = State(plan.request.dest)
-    if not (state.directory / "plan.json").exists():
-        raise ConflictError(f"{plan.request.dest} was not begun yet: run the shards first.")
     state.begin(plan)
     shards = plan.request.shards
     missing = [
@@ -117,8 +117,8 @@ def _run(
     with state.only_one(part), ExitStack() as stack:
         placer = Placer(plan.request.dest, state.hidden(part))
         stack.callback(placer.close)
-        placer.place("info", info_text(plan.levels, plan.source.dtype,
-                                       plan.request.segmentation).encode())  # fmt: skip
+        if not (placer.dest / "info").exists():  # what was edited since is kept
+            placer.place("info", _info(plan))
         if at < stop and len(levels) > from_chunks:
             pyramid = stack.enter_context(_pyramid(plan, levels, means, placer, meter, from_chunks))
             pyramid.resume(at)
@@ -127,6 +127,8 @@ def _run(
                 at = add()
                 placer.sync()
                 state.record(part, Progress(at))
+        if from_chunks and not (before is not None and before.done):
+            _draw(plan, placer)
         state.record(part, Progress(stop, done=True))
     return Summary(
         meter.files,
@@ -160,7 +162,7 @@ def _pyramid(
     from_chunks: bool,
 ) -> Iterator[Pyramid]:
     dtype, request = plan.source.dtype, plan.request
-    files = ChunkFiles(placer, dtype, request.layout, request.compression)
+    files = _files(plan, placer)
 
     def write(level: Level, box: Box, voxels: NDArray[Any]) -> None:
         meter.wrote(voxels.nbytes, files.write(level, box, voxels))
@@ -185,6 +187,21 @@ def _slab(level: Level, dtype: str, placer: Placer, in_memory: bool) -> Slab:
     if in_memory:
         return MemorySlab(shape, dtype)
     return ScratchSlab(placer.scratch(), shape, dtype, level.band_vx)
+
+
+def _info(plan: Plan) -> bytes:
+    return info_text(plan.levels, plan.source.dtype, plan.request.segmentation).encode()
+
+
+def _draw(plan: Plan, placer: Placer) -> None:
+    picture = draw_preview(plan.levels, _files(plan, placer), plan.request.segmentation)
+    if picture is not None:
+        placer.place(PREVIEW, picture)
+        placer.sync()
+
+
+def _files(plan: Plan, placer: Placer) -> ChunkFiles:
+    return ChunkFiles(placer, plan.source.dtype, plan.request.layout, plan.request.compression)
 
 
 def _adding(plan: Plan, pyramid: Pyramid, meter: Meter) -> Callable[[], int]:

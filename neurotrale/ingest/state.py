@@ -121,6 +121,19 @@ class State:
             )
 
 
+def shards_of(dest: Path) -> int:
+    """Read into how many shards a data set's making was divided.
+
+    Raises:
+        ConflictError: Nothing was begun there.
+    """
+    try:
+        content = json.loads((dest / HIDDEN / "plan.json").read_bytes())
+        return int(content["shards"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConflictError(f"{dest} was not begun yet: run its shards first.") from error
+
+
 def parts_of(shards: int) -> list[str]:
     """Name the parts of the work but the last."""
     return [part_name(number, shards) for number in range(1, shards + 1)]
