@@ -74,15 +74,21 @@ def _options(command: F) -> F:
 
 
 @click.command()
+@click.argument("expanded", nargs=-1, metavar="")
 @_options
 @failing_clearly
-def ingest(**options: Any) -> None:
+def ingest(expanded: tuple[str, ...], **options: Any) -> None:
     """Make a data set from a stack of TIFF planes.
 
     Every plane is read once. Started again after an interruption, with the same options, it goes
     on where it stopped. Exit code 3: --finish found shards that are not complete.
     """
     logging.basicConfig(stream=sys.stderr, level=options["log"].upper())
+    if expanded:
+        raise click.UsageError(
+            f"{expanded[0]!r} was not expected. Where a pattern stands without quotes the shell"
+            " puts file names in its place: write --source 'planes/*.tif'."
+        )
     if options["finish"] and (options["shard"] or options["plan"]):
         raise click.UsageError(
             "--finish comes after the shards, alone: leave --shard or --plan out."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# Three by five dots a letter, "m" and "µ" wider.
+# Five dots high.
 _DOTS = {
     "0": "### #.# #.# #.# ###",
     "1": ".#. ##. .#. .#. ###",
@@ -13,7 +13,7 @@ _DOTS = {
     "5": "### #.. ### ..# ###",
     "n": "... ##. #.# #.# #.#",
     "m": "..... ##.#. #.#.# #.#.# #.#.#",
-    "µ": "... #.# #.# ##. #..",
+    "µ": ".... #..# #..# ###. #...",
     " ": ".. .. .. .. ..",
 }
 

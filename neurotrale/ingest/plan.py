@@ -115,6 +115,15 @@ def make_plan(request: Request) -> Plan:
             contradict each other; the message names all that is wrong.
     """
     source = open_source(request.source, request.channel, request.time, request.cores)
+    return plan_for(request, source)
+
+
+def plan_for(request: Request, source: Source) -> Plan:
+    """Decide what to do with a stack.
+
+    Raises:
+        BadInputError: The options contradict each other or the stack.
+    """
     z, y, x = source.shape_zyx
     if request.segmentation and np.dtype(source.dtype).kind == "f":
         raise BadInputError(
