@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,11 +100,12 @@ def ingest(expanded: tuple[str, ...], **options: Any) -> None:
 
     shards = shards_of(options["dest"]) if options["finish"] else (options["shard"] or (1, 1))[1]
     plan = make_plan(_request(shards, **options))
-    if options["plan"]:
-        for line in describe(plan):
-            click.echo(line)
-    else:
-        _run(plan, options["shard"], finish=options["finish"])
+    with closing(plan.source):
+        if options["plan"]:
+            for line in describe(plan):
+                click.echo(line)
+        else:
+            _run(plan, options["shard"], finish=options["finish"])
 
 
 def _request(shards: int, **options: Any) -> Any:

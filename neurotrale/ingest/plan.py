@@ -115,7 +115,11 @@ def make_plan(request: Request) -> Plan:
             contradict each other; the message names all that is wrong.
     """
     source = open_source(request.source, request.channel, request.time, request.cores)
-    return plan_for(request, source)
+    try:
+        return plan_for(request, source)
+    except BaseException:
+        source.close()
+        raise
 
 
 def plan_for(request: Request, source: Source) -> Plan:

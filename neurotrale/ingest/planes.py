@@ -56,6 +56,9 @@ class PlaneFiles:
             raise BadInputError(f"{path} has changed while it was worked on. Start again.")
         return plane.reshape(self.shape_zyx[1:])
 
+    def close(self) -> None:
+        """Do nothing: files are open only while they are read."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Facts:

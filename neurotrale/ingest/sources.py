@@ -34,6 +34,10 @@ class Source(Protocol):
         """Read a plane ``[y, x]``; from any thread."""
         ...
 
+    def close(self) -> None:
+        """Close what is open."""
+        ...
+
 
 def open_source(pattern: str, channel: int | None, time: int | None, threads: int) -> Source:
     """Find and check a stack.

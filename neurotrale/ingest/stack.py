@@ -67,6 +67,10 @@ class PageStack:
             raise BadInputError(f"{self.path}: plane {z} has another size than the first")
         return plane.reshape(sides)
 
+    def close(self) -> None:
+        """Close the file."""
+        self.tiff.close()
+
     def _stored_plane(self, number: int) -> Plane:
         """Read a plane of one uncompressed run, of which there may be only one page."""
         offset = self._series[0].dataoffset

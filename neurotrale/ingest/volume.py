@@ -26,3 +26,6 @@ class Volume:
         """Give a plane."""
         plane: NDArray[Any] = self._voxels[z]
         return plane
+
+    def close(self) -> None:
+        """Do nothing: no file is open."""
