@@ -104,6 +104,8 @@ def _look(path: Path) -> _Facts | str:
             series = tiff.series[0]
             shape, axes, dtype = series.shape, series.axes, series.dtype
             pages, size = len(tiff.pages), tiff.filehandle.size
+            first = series.keyframe
+            ends = [sum(both) for both in zip(first.dataoffsets, first.databytecounts, strict=True)]
     except Exception as error:  # noqa: BLE001 - see PlaneFiles.plane
         return unreadable(path, error)
     others = [n for n, axis in zip(shape, axes, strict=True) if axis not in "YX" and n != 1]
@@ -112,6 +114,8 @@ def _look(path: Path) -> _Facts | str:
         return f"{path}: expected one plane of grey values, found {text} (axes {axes})"
     if pages > 1:
         return f"{path}: expected one plane, found {pages} pages"
+    if max(ends, default=0) > size:
+        return f"{path}: {size} bytes long, where its header promises {max(ends)}"
     return _Facts((shape[axes.index("Y")], shape[axes.index("X")]), np.dtype(dtype).name, size)
 
 

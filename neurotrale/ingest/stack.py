@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -20,6 +21,8 @@ from neurotrale.ingest.complaints import bad_dtype, listed, unreadable
 Plane = NDArray[Any]
 
 _CHOICES = {"C": "--channel", "T": "--time"}
+# Writers that know of no z call it a channel; so many colours there are not.
+_MOST_COLOURS = 4
 
 
 class PageStack:
@@ -100,20 +103,48 @@ def open_stack(path: Path, channel: int | None, time: int | None) -> PageStack:
     Raises:
         BadInputError: It cannot be read, or what to take of it is not clear.
     """
-    try:
-        tiff = tifffile.TiffFile(path, _multifile=False)
-        series = list(tiff.series)
-    except Exception as error:
-        raise BadInputError(listed([unreadable(path, error)])) from error
-    try:
-        numbers = _numbers(series, {"C": channel, "T": time})
-        problems = bad_dtype(np.dtype(series[0].dtype).name)
-    except ValueError as error:
-        problems = [str(error)]
-    if problems:
-        tiff.close()
-        raise BadInputError(listed([f"{path}: {problem}" for problem in problems]))
-    return PageStack(path, tiff, series, numbers)
+    with ExitStack() as stack:
+        try:
+            tiff = stack.enter_context(tifffile.TiffFile(path, _multifile=False))
+            series = list(tiff.series)
+        except Exception as error:
+            raise BadInputError(listed([unreadable(path, error)])) from error
+        try:
+            _check_end(tiff, series)
+            numbers = _numbers(series, {"C": channel, "T": time})
+            problems = bad_dtype(np.dtype(series[0].dtype).name)
+        except ValueError as error:
+            problems = [str(error)]
+        if problems:
+            raise BadInputError(listed([f"{path}: {problem}" for problem in problems]))
+        stack.pop_all()
+        return PageStack(path, tiff, series, numbers)
+
+
+def _check_end(tiff: tifffile.TiffFile, series: Sequence[tifffile.TiffPageSeries]) -> None:
+    """Refuse files that were cut off: what is lost, tifffile leaves out silently."""
+    handle = tiff.filehandle
+    len(tiff.pages)  # follows the chain of pages to its end
+    handle.seek(tiff.pages.next_page_offset or 0)
+    link = handle.read(tiff.tiff.offsetsize)
+    whole = len(link) == tiff.tiff.offsetsize and not any(link)
+    if not whole or any(_end(one) > handle.size for one in series):
+        raise ValueError("it was not written to its end")
+
+
+def _end(series: tifffile.TiffPageSeries) -> int:
+    """Give where the file must end at least for all voxels to be in it."""
+    if series.dataoffset is not None:
+        return series.dataoffset + series.nbytes
+    return max(
+        (
+            offset + count
+            for page in series.pages
+            if page is not None
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ),
+        default=0,
+    )
 
 
 def _numbers(series: Sequence[tifffile.TiffPageSeries], chosen: dict[str, int | None]) -> list[int]:
@@ -175,7 +206,7 @@ def _depth_axis(
         text = ", ".join(f"{shape[i]} along {axes[i]}" for i in open_)
         advice = " and ".join(_CHOICES[axes[i]] for i in others) or "a file with one stack"
         raise ValueError(f"it has planes along several axes ({text}): choose with {advice}")
-    if open_ and axes[open_[0]] == "C":
+    if open_ and axes[open_[0]] == "C" and shape[open_[0]] <= _MOST_COLOURS:
         raise ValueError(f"it has {shape[open_[0]]} channels: choose one with --channel")
     return (open_[0] if open_ else None), picked
 
