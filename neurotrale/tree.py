@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurotrale.errors import BusyError, MissingError, ReadOnlyError, StartError
+from neurotrale.errors import BusyError, MissingError, NameTooLongError, ReadOnlyError, StartError
 from neurotrale.faults import reading
 from neurotrale.names import Parts, check_name
 
@@ -211,6 +211,14 @@ class Tree:
             return (info.is_file() and self._inside(info)) or (
                 annotations.is_dir() and self._inside(annotations)
             )
+
+    def has_file(self, parts: Parts) -> bool:
+        """Tell whether there is a file that may be shown."""
+        try:
+            _, status = self.status(parts)
+        except (MissingError, NameTooLongError, ReadOnlyError, BusyError, OSError):
+            return False
+        return stat.S_ISREG(status.st_mode)
 
     def _inside(self, path: Path) -> bool:
         if self.follow_symlinks:

@@ -93,7 +93,7 @@ def ingest(expanded: tuple[str, ...], **options: Any) -> None:
         )
     if options["finish"] and (options["shard"] or options["plan"]):
         raise click.UsageError(
-            "--finish comes after the shards, alone: leave --shard or --plan out."
+            "--finish goes alone, after the shards: leave --shard or --plan out."
         )
     from neurotrale.ingest.describe import describe
     from neurotrale.ingest.plan import make_plan
