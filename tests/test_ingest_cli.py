@@ -171,11 +171,11 @@ def test_memory_by_default_is_a_part_of_what_the_slurm_job_has() -> None:
 def test_means_stay_below_the_limit_or_are_refused(side: int, limit_mb: int) -> None:
     levels = make_levels((side, side, 10_000), (1, 1, 1), (64, 64, 64), None, False)
     limit = limit_mb * 2**20
-    if side == 50_000 and limit_mb <= 2_000:
+    if side == 50_000 and limit_mb < 2_000:
         with pytest.raises(BadInputError, match="--memory is too little"):
-            choose_means(levels, "uint16", limit, 16, first_is_chunks=False)
+            choose_means(levels, "uint16", limit, 16, 0, first_is_chunks=False)
         return
-    means = choose_means(levels, "uint16", limit, 16, first_is_chunks=False)
+    means = choose_means(levels, "uint16", limit, 16, 0, first_is_chunks=False)
     assert means.bytes <= limit
     kept = list(means.in_memory)
     assert kept == sorted(kept)  # the coarsest first
@@ -185,7 +185,7 @@ def test_means_stay_below_the_limit_or_are_refused(side: int, limit_mb: int) -> 
 def test_means_use_more_threads_where_memory_allows() -> None:
     levels = make_levels((5000, 5000, 1000), (1, 1, 1), (64, 64, 64), None, False)
     threads = [
-        choose_means(levels, "uint16", n * 2**20, 8, first_is_chunks=False).threads
+        choose_means(levels, "uint16", n * 2**20, 8, 0, first_is_chunks=False).threads
         for n in (400, 800, 4000)
     ]
     assert threads == sorted(set(threads))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 import tifffile
 
 from neurotrale.ingest.numbering import doubled_names, missing_names, natural_key
+from neurotrale.ingest.pieces import WHOLE_BYTES
+from neurotrale.ingest.sources import open_source
 from tests.datasets import Voxels, gradient
 from tests.stacks import ingest, noise, read_levels, write_planes
 
@@ -166,6 +169,40 @@ def test_hyperstack_gives_the_chosen_channel_and_time(tmp_path: Path, kind: str)
         dest = tmp_path / f"out{time}"
         found = first_level(source, dest, "--time", str(time), "--channel", str(channel))
         assert np.array_equal(found, HYPERSTACK[time, :, channel])
+
+
+WIDE = np.add.outer(np.arange(5000), np.arange(3500)).astype("uint16")[np.newaxis]
+
+
+@pytest.mark.parametrize("as_stack", [False, True], ids=["planes", "stack"])
+@pytest.mark.parametrize(
+    "tiff",
+    [
+        pytest.param({}, id="uncompressed"),
+        pytest.param({"byteorder": ">"}, id="big-endian"),
+        pytest.param({"rowsperstrip": 700, "compression": "zlib"}, id="strips"),
+        pytest.param({"rowsperstrip": 700}, id="uncompressed-strips"),
+        pytest.param({"rowsperstrip": 5000, "compression": "zlib"}, id="one-strip"),
+        pytest.param({"tile": (512, 1024), "compression": "zlib", "predictor": 2}, id="tiles"),
+    ],
+)
+def test_plane_that_is_read_in_pieces_is_whole(
+    tmp_path: Path, tiff: dict[str, Any], as_stack: bool
+) -> None:
+    assert WIDE.nbytes > WHOLE_BYTES
+    voxels = np.concatenate([WIDE, WIDE + np.uint16(1)])
+    source: str | Path = tmp_path / "stack.tif"
+    if as_stack:
+        tifffile.imwrite(source, voxels, photometric="minisblack", **tiff)
+    else:
+        source = write_planes(tmp_path / "in", voxels, **tiff)
+    with closing(open_source(str(source), None, None, 1)) as opened:
+        for z, plane in enumerate(voxels):
+            rows = list(opened.pieces(z))
+            assert np.array_equal(np.concatenate([part for _, part in rows]), plane)
+            assert [y for y, _ in rows] == np.cumsum([0, *(len(p) for _, p in rows)])[:-1].tolist()
+            assert (len(rows) > 1) == (tiff.get("rowsperstrip") != len(plane))
+            assert max(part.nbytes for _, part in rows) <= opened.piece_bytes
 
 
 def test_file_of_a_single_plane_is_a_stack_of_one(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from neurotrale.ingest.chunks import ChunkFiles
 from neurotrale.ingest.levels import Box, Level, info_text
 from neurotrale.ingest.memory import Means, choose_means
 from neurotrale.ingest.meter import Meter, Watch
+from neurotrale.ingest.pieces import Piece
 from neurotrale.ingest.place import Placer
 from neurotrale.ingest.plan import Plan
 from neurotrale.ingest.preview import NAME as PREVIEW
@@ -162,6 +163,7 @@ def means_of(plan: Plan, levels: Sequence[Level], *, from_chunks: bool) -> Means
         plan.source.dtype,
         request.memory_bytes,
         request.cores,
+        0 if from_chunks else plan.source.piece_bytes,
         first_is_chunks=from_chunks,
     )
 
@@ -219,10 +221,10 @@ def _files(plan: Plan, placer: Placer) -> ChunkFiles:
 
 
 def _adding(plan: Plan, pyramid: Pyramid, meter: Meter) -> Callable[[], int]:
-    def read(z: int) -> NDArray[Any]:
-        plane = plan.source.plane(z)
-        meter.read(plane.nbytes)
-        return plane
+    def read(z: int) -> Iterator[Piece]:
+        for piece in plan.source.pieces(z):
+            yield piece
+            meter.read(piece[1].nbytes)
 
     return lambda: pyramid.add_planes(read)
 
