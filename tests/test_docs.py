@@ -14,13 +14,16 @@ import click
 import falcon
 import pytest
 import requests
+import tifffile
 
 import neurotrale as package
 from neurotrale.annotations.check import GEOMETRY, NOT_NULL
 from neurotrale.cli import main
 from neurotrale.demo import write_demo
 from neurotrale.problems import TABLE
+from tests.datasets import gradient
 from tests.processes import ACCESS_LINE, PATIENCE_S, REPOSITORY, neurotrale, run, running
+from tests.stacks import visible_files, write_planes
 
 README = (REPOSITORY / "README.md").read_text()
 CHANGELOG = (REPOSITORY / "CHANGELOG.md").read_text()
@@ -190,6 +193,34 @@ def test_readme_options_hold_for_the_demo_too() -> None:
     assert serve == demo
 
 
+def test_readme_options_of_ingest_are_those_of_the_command_line() -> None:
+    options = [p for p in main.commands["ingest"].params if isinstance(p, click.Option)]
+    expected = [
+        [f"`{o.opts[0]}`", "required" if o.required else default_of(o), o.help] for o in options
+    ]
+    assert rows(section("From a stack to a data set")) == expected
+
+
+def test_readme_commands_of_ingest_do_what_they_say(tmp_path: Path) -> None:
+    voxels = gradient((140, 70, 80), "uint8")
+    write_planes(tmp_path / "planes", voxels)
+    tifffile.imwrite(tmp_path / "cells.tif", voxels, metadata={"axes": "ZYX"})
+    commands = [c for c in COMMANDS if c.startswith("neurotrale ingest")]
+    assert [c for c in commands if c.endswith(("--plan", "--segmentation", "--finish"))]
+    for command in commands:
+        words = shlex.split(command.replace("/data/", f"{tmp_path}/data/"))
+        done = run(neurotrale(*words[1:]), cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
+        if words[-1] == "--plan":
+            assert not (tmp_path / "data").exists()
+    first, second, cells = (
+        visible_files(tmp_path / "data" / name) for name in ("mouse-3", "mouse-4", "mouse-3-cells")
+    )
+    assert first == second
+    assert b'"segmentation"' in cells["info"]
+
+
 def test_readme_urls_are_those_of_the_service(demo_url: str) -> None:
     paths = requests.get(f"{demo_url}/api/openapi.json").json()["paths"]
     methods = ("get", "put", "patch", "delete", "post")
@@ -254,6 +285,7 @@ def test_readme_starts_with_its_name_and_has_its_sections() -> None:
     titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
     assert titles == [
         "Use",
+        "From a stack to a data set",
         "Nothing is lost",
         "URLs",
         "Options",

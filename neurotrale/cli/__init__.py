@@ -7,6 +7,7 @@ import click
 import neurotrale
 from neurotrale.cli.demo import demo
 from neurotrale.cli.export import export
+from neurotrale.cli.ingest import ingest
 from neurotrale.cli.locks import locks
 from neurotrale.cli.past import corrections, held, history, restore
 from neurotrale.cli.serve import serve
@@ -19,5 +20,7 @@ def main() -> None:
     """Serve brain microscopy and its annotations straight from the file system."""
 
 
-for command in (serve, demo, history, restore, held, corrections, export, locks, token):
+for command in (
+    serve, demo, ingest, history, restore, held, corrections, export, locks, token,
+):  # fmt: skip
     main.add_command(command)

@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 import tifffile
 
-from neurotrale.cli import main
 from tests.deploy import cluster as real
 from tests.deploy.cluster import Cluster
 from tests.deploy.machine import User, run
 
 SHAPE_ZYX = (100, 150, 140)
-
-pytestmark = pytest.mark.skipif("ingest" not in main.commands, reason="there is no ingest yet")
 
 
 @pytest.fixture(scope="module")
