@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -299,3 +301,22 @@ def test_preview_of_labels_is_coloured_and_leaves_the_background_black(tmp_path:
     assert none == (0, 0, 0)
     assert max(five) >= 64
     assert max(six) >= 64
+
+
+ENCODE_MANY = """
+import hashlib
+import numpy as np
+from neurotrale.chunks.write import encode_chunk
+rng = np.random.default_rng(5)
+digest = hashlib.sha256()
+for _ in range(2000):
+    shape = rng.integers(1, 4, 3)
+    digest.update(encode_chunk(rng.integers(1999, 2002, shape).astype("uint32")))
+print(digest.hexdigest())
+"""
+
+
+def test_chunks_are_the_same_bytes_whichever_process_encodes_them() -> None:
+    command = [sys.executable, "-c", ENCODE_MANY]
+    ran = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(25)]
+    assert len({one.stdout for one in ran}) == 1
