@@ -94,3 +94,16 @@ class DiskFullError(OSError):
 
 class StartError(ValueError):
     """The service cannot start as it was told to; the message says what to change."""
+
+
+class IncompleteError(ValueError):
+    """Parts of a work are not done yet that the last step needs.
+
+    Args:
+        message: Which, and how to do them.
+        shards: Their numbers, from 1.
+    """
+
+    def __init__(self, message: str, shards: Sequence[int]) -> None:
+        super().__init__(message)
+        self.shards = tuple(shards)

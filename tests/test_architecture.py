@@ -22,7 +22,9 @@ LAYERS = (
     {"names", "faults", "codings", "times", "kept", "tokens"},
     {"tree"},
     {"files", "durable"},
-    {"chunks", "annotations", "demo"},
+    {"chunks", "annotations"},
+    {"ingest"},
+    {"demo"},
     {"resources", "router", "gate"},
     {"routes", "problems", "openapi"},
     {"app"},
@@ -49,6 +51,7 @@ FORBIDDEN = {
     "times": HTTP | FILES | IMAGES,
     "tokens": HTTP | IMAGES | {"json", "msgspec", "filelock"},
     "gate": FILES | IMAGES | {"waitress", "socket", "threading"},
+    "ingest": HTTP | {"click", "filelock"},
     "demo": HTTP | {"click"},
     "resources": FILES | IMAGES | {"waitress", "socket", "threading", "signal", "subprocess"},
     "router": FILES | IMAGES | {"waitress", "socket"},
@@ -66,7 +69,7 @@ ONLY_IN = {
     "socket": {"server"},
     "subprocess": {"cli"},
     "waitress": {"server"},
-    "tifffile": {"chunks", "demo"},
+    "tifffile": {"chunks", "ingest"},
     "filelock": {"annotations"},
 }
 

@@ -6,6 +6,7 @@ import click
 
 import neurotrale
 from neurotrale.cli.demo import demo
+from neurotrale.cli.ingest import ingest
 from neurotrale.cli.locks import locks
 from neurotrale.cli.past import corrections, held, history, restore
 from neurotrale.cli.serve import serve
@@ -18,5 +19,5 @@ def main() -> None:
     """Serve brain microscopy and its annotations straight from the file system."""
 
 
-for command in (serve, demo, history, restore, held, corrections, locks, token):
+for command in (serve, demo, ingest, history, restore, held, corrections, locks, token):
     main.add_command(command)

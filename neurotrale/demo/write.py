@@ -5,13 +5,17 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from neurotrale.demo.annotate import write_annotations
-from neurotrale.demo.pyramid import write_pyramid
 from neurotrale.demo.render import render
 from neurotrale.demo.scene import make_scene
 from neurotrale.demo.tissue import RESOLUTION_NM
+from neurotrale.ingest.plan import Request, plan_for
+from neurotrale.ingest.run import run_finish, run_shard
+from neurotrale.ingest.volume import Volume
 
 NAME: Final = "demo-brain"
 _SEED: Final = 3
+_SCALES: Final = 3
+_CORES: Final = 2
 
 
 def write_demo(root: Path) -> Path:
@@ -53,5 +57,13 @@ def write_demo(root: Path) -> Path:
 
 def _build(dataset: Path) -> None:
     scene = make_scene(_SEED)
-    write_pyramid(render(scene, _SEED), RESOLUTION_NM, dataset)
+    x, y, z = RESOLUTION_NM
+    request = Request("the demo's scene", dataset, (x, y, z), levels=_SCALES, cores=_CORES)
+    plan = plan_for(request, Volume(render(scene, _SEED)))
+    run_shard(plan, 1, _unwatched)
+    run_finish(plan, _unwatched)
     write_annotations(scene, dataset / "annotations")
+
+
+def _unwatched(done: int, total: int) -> None:
+    """Take no notice: the demo is made in seconds."""
