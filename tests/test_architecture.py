@@ -19,11 +19,11 @@ PACKAGE = REPOSITORY / "neurotrale"
 # other rooms or from above.
 LAYERS = (
     {"errors"},
-    {"names", "faults", "codings", "times", "kept", "tokens"},
+    {"names", "faults", "codings", "times", "kept", "parallel", "tokens"},
     {"tree"},
     {"files", "durable"},
     {"chunks", "annotations"},
-    {"ingest"},
+    {"ingest", "checking"},
     {"demo"},
     {"resources", "router", "gate"},
     {"routes", "problems", "openapi"},
@@ -52,6 +52,8 @@ FORBIDDEN = {
     "tokens": HTTP | IMAGES | {"json", "msgspec", "filelock"},
     "gate": FILES | IMAGES | {"waitress", "socket", "threading"},
     "ingest": HTTP | {"click", "filelock"},
+    "checking": HTTP | {"click", "filelock", "tifffile"},
+    "parallel": HTTP | FILES | IMAGES,
     "demo": HTTP | {"click"},
     "resources": FILES | IMAGES | {"waitress", "socket", "threading", "signal", "subprocess"},
     "router": FILES | IMAGES | {"waitress", "socket"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import neurotrale
+from neurotrale.cli.check import check
 from neurotrale.cli.demo import demo
 from neurotrale.cli.ingest import ingest
 from neurotrale.cli.locks import locks
@@ -19,5 +20,5 @@ def main() -> None:
     """Serve brain microscopy and its annotations straight from the file system."""
 
 
-for command in (serve, demo, ingest, history, restore, held, corrections, locks, token):
+for command in (serve, demo, ingest, check, history, restore, held, corrections, locks, token):
     main.add_command(command)

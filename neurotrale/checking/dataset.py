@@ -1,0 +1,127 @@
+"""A whole data set: `info`, its scales, its annotations, and what else lies in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from math import isfinite, prod
+
+from neurotrale.checking.findings import Findings
+from neurotrale.checking.look import Look
+from neurotrale.checking.request import Request, Tally, Watch
+from neurotrale.checking.scales import ScaleCheck
+from neurotrale.chunks.info import Info, Scale, parse_info
+from neurotrale.errors import DamagedError, MissingError, NameTooLongError
+from neurotrale.names import check_name
+from neurotrale.tree import Tree
+
+_SCALE_NAME = re.compile(r"\d+_\d+_\d+", re.ASCII)
+
+
+def check_dataset(request: Request, watch: Watch) -> tuple[Findings, Tally]:
+    """Look for everything that is wrong with a data set; nothing is changed.
+
+    Args:
+        request: Where, and how thoroughly.
+        watch: Told how far it is.
+
+    Returns:
+        What was found, and how much was looked at.
+    """
+    return _DatasetCheck(request, watch).check()
+
+
+class _DatasetCheck:
+    def __init__(self, request: Request, watch: Watch) -> None:
+        self._request = request
+        self._findings = Findings(request.places)
+        self._tally = Tally(watch)
+        tree = Tree(request.root, follow_symlinks=request.follow_symlinks)
+        if not tree.inside(request.dataset):
+            detail = f"leads to {os.path.realpath(request.dataset)}"
+            self._findings.add("link-outside", ".", detail)
+            tree = Tree(request.dataset, follow_symlinks=request.follow_symlinks)
+        self._look = Look(request.dataset, tree, self._findings)
+
+    def check(self) -> tuple[Findings, Tally]:
+        top = {item.name: item.is_directory for item in self._look.items("")}
+        info = self._info(top)
+        scales = [] if info is None else [s for s in info.scales if self._is_sound(s)]
+        self._tell_strays(top, {scale.key.strip("/").split("/")[0] for scale in scales})
+        if info is not None:
+            self._scales(info, scales)
+        if top.get("tree.json") is False:
+            self._tree_json()
+        return self._findings, self._tally
+
+    def _info(self, top: dict[str, bool]) -> Info | None:
+        if top.get("info") is not False:
+            if top.get("annotations") is not True or any(map(_SCALE_NAME.fullmatch, top)):
+                self._findings.add("info-missing", "info")
+            return None
+        try:
+            info = parse_info((self._look.dataset / "info").read_bytes())
+        except DamagedError as error:
+            self._findings.add("info-broken", "info", error.why)
+        except OSError as error:
+            self._look.unreadable("info", error)
+        else:
+            if info.scales and info.num_channels > 0:
+                return info
+            self._findings.add("info-broken", "info", "expected at least one scale and one channel")
+        return None
+
+    def _is_sound(self, scale: Scale) -> bool:
+        mistake = _mistake(scale)
+        if mistake:
+            self._findings.add("scale-broken", "info", f"{scale.key!r}: {mistake}")
+        return not mistake
+
+    def _scales(self, info: Info, scales: list[Scale]) -> None:
+        keys = [scale.key.strip("/") for scale in scales]
+        for key in {key for key in keys if keys.count(key) > 1}:
+            self._findings.add("scale-broken", "info", f"the key {key!r} stands there twice")
+        counts = [self._promised(scale) for scale in scales]
+        self._tally.total = sum(counts)
+        done = 0
+        for scale, count in zip(scales, counts, strict=True):
+            ScaleCheck(self._look, info, scale, self._request, self._tally).check()
+            done += count
+            self._tally.skip_to(done)
+            self._tally.scales += 1
+
+    def _promised(self, scale: Scale) -> int:
+        chunk = scale.chunk_sizes[0]
+        count = prod(-(-n // c) for n, c in zip(scale.size, chunk, strict=True))
+        return count if self._request.sample is None else min(count, self._request.sample)
+
+    def _tell_strays(self, top: dict[str, bool], known: set[str]) -> None:
+        for name, is_directory in top.items():
+            if is_directory and _SCALE_NAME.fullmatch(name) and name not in known:
+                self._findings.add("stray", name, "info has no such scale")
+
+    def _tree_json(self) -> None:
+        try:
+            json.loads((self._look.dataset / "tree.json").read_bytes())
+        except (ValueError, RecursionError) as error:
+            self._findings.add("tree-broken", "tree.json", str(error))
+        except OSError as error:
+            self._look.unreadable("tree.json", error)
+
+
+def _mistake(scale: Scale) -> str:
+    """Say what is wrong with a scale by itself; "" when nothing is."""
+    if not scale.chunk_sizes:
+        return "expected a chunk size"
+    for what, triple in (("size", scale.size), *(("chunk size", c) for c in scale.chunk_sizes)):
+        if min(triple) < 1:
+            return f"expected a {what} above 0, found {list(triple)}"
+    if not all(isfinite(nm) and nm > 0 for nm in scale.resolution):
+        return f"expected a resolution above 0, found {list(scale.resolution)}"
+    try:
+        for part in scale.key.strip("/").split("/"):
+            check_name(part)
+    except (MissingError, NameTooLongError):
+        return "its key is a name that is never served"
+    return "" if scale.key.strip("/") else "its key is empty"

@@ -1,0 +1,126 @@
+"""The directory of a scale: which chunks are there, which are not, and what else lies about."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from random import Random
+from typing import TypeVar
+
+from neurotrale.checking.findings import Finding
+from neurotrale.checking.grid import Grid
+from neurotrale.checking.look import Item, Look
+from neurotrale.checking.request import Request, Tally
+from neurotrale.checking.voxels import SUFFIXES, ChunkFile, VoxelCheck
+from neurotrale.chunks.info import Info, Scale
+from neurotrale.names import ChunkName
+from neurotrale.parallel import each
+
+T = TypeVar("T")
+
+
+class ScaleCheck:
+    """Checks one scale.
+
+    Args:
+        look: The data set.
+        info: What it promises.
+        scale: One of its scales.
+        request: How thoroughly to look.
+        tally: Counts what was looked at.
+    """
+
+    def __init__(
+        self, look: Look, info: Info, scale: Scale, request: Request, tally: Tally
+    ) -> None:
+        self._look = look
+        self._findings = look.findings
+        self._request = request
+        self._tally = tally
+        self._key = scale.key.strip("/")
+        self._is_finest = scale is info.scales[0]
+        self._grids = [
+            Grid(scale.size, chunk, scale.voxel_offset)
+            for chunk in dict.fromkeys(scale.chunk_sizes)
+        ]
+        self._voxels = VoxelCheck(look, info, scale)
+
+    def check(self) -> None:
+        """Look at every name, open the chunks, say which are missing."""
+        directory = self._look.dataset / self._key
+        if not os.path.lexists(directory):
+            self._findings.add("scale-missing", self._key, "there is no such directory")
+            return
+        chunks: Iterable[ChunkFile] = self._chunks()
+        if self._request.sample is not None:
+            chunks = sampled(chunks, self._request.sample, Random())
+        each(chunks, self._open, self._request.jobs)
+        self._tell_missing()
+
+    def _open(self, chunk: ChunkFile) -> None:
+        self._voxels.check(chunk)
+        self._tally.opened()
+
+    def _chunks(self) -> Iterator[ChunkFile]:
+        for item in self._look.items(self._key):
+            chunk = None if item.is_directory else self._chunk(item)
+            if chunk is not None:
+                yield chunk
+
+    def _chunk(self, item: Item) -> ChunkFile | None:
+        stem, suffix = split_suffix(item.name)
+        name = ChunkName.parse(stem)
+        if name is None:
+            self._findings.add("stray", item.place)
+            return None
+        mistakes = []
+        for grid in self._grids:
+            index = grid.index(name)
+            if isinstance(index, str):
+                mistakes.append(index)
+            elif grid.mark(index):
+                self._findings.add("chunk-twice", f"{self._key}/{stem}")
+        if len(mistakes) == len(self._grids):
+            self._findings.add("chunk-off-grid", item.place, mistakes[0])
+            return None
+        self._tally.found()
+        return ChunkFile(item, name, suffix)
+
+    def _tell_missing(self) -> None:
+        for grid in self._grids:
+            if grid.found == 0:
+                self._findings.add("scale-missing", self._key, f"0 of {grid.count} chunks")
+                continue
+            if not grid.is_counted:
+                detail = f"{grid.count} chunks are too many to tell which of them are missing"
+                self._findings.add("not-looked-into", self._key, detail)
+            if self._request.sparse:
+                continue
+            missing, names, at_edge, edge_names = grid.absent(self._request.places)
+            if self._is_finest:
+                missing, names = missing + at_edge, (names + edge_names)[: self._request.places]
+                at_edge = 0
+            self._findings.add_many("chunk-missing", missing, self._places(names))
+            self._findings.add_many("edge-missing", at_edge, self._places(edge_names))
+
+    def _places(self, names: list[str]) -> list[Finding]:
+        return [Finding(f"{self._key}/{name}") for name in names]
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """Split the name of a file that may hold a chunk into the chunk's name and a suffix."""
+    for suffix in SUFFIXES[1:]:
+        if name.endswith(suffix):
+            return name[: -len(suffix)], suffix
+    return name, ""
+
+
+def sampled(items: Iterable[T], count: int, random: Random) -> list[T]:
+    """Choose some of many items, each as likely as any other; all are taken from the source."""
+    chosen: list[T] = []
+    for number, item in enumerate(items):
+        if number < count:
+            chosen.append(item)
+        elif (place := random.randrange(number + 1)) < count:
+            chosen[place] = item
+    return chosen
