@@ -7,8 +7,10 @@ import os
 import re
 from math import isfinite, prod
 
+from neurotrale.checking.annotations import AnnotationCheck
+from neurotrale.checking.blocks import ANNOTATIONS, BlockCheck
 from neurotrale.checking.findings import Findings
-from neurotrale.checking.look import Look
+from neurotrale.checking.look import Item, Look
 from neurotrale.checking.request import Request, Tally, Watch
 from neurotrale.checking.scales import ScaleCheck
 from neurotrale.chunks.info import Info, Scale, parse_info
@@ -16,6 +18,8 @@ from neurotrale.errors import DamagedError, MissingError, NameTooLongError
 from neurotrale.names import check_name
 from neurotrale.tree import Tree
 
+# The viewer's file names have four digits for a slice.
+_LAST_SLICE = 9999
 _SCALE_NAME = re.compile(r"\d+_\d+_\d+", re.ASCII)
 
 
@@ -49,8 +53,12 @@ class _DatasetCheck:
         info = self._info(top)
         scales = [] if info is None else [s for s in info.scales if self._is_sound(s)]
         self._tell_strays(top, {scale.key.strip("/").split("/")[0] for scale in scales})
+        files = BlockCheck(self._look, info).files() if top.get(ANNOTATIONS) else []
+        promised = [self._promised(scale) for scale in scales]
+        self._tally.total = sum(promised) + len(files)
         if info is not None:
-            self._scales(info, scales)
+            self._scales(info, scales, promised)
+        self._annotations(files)
         if top.get("tree.json") is False:
             self._tree_json()
         return self._findings, self._tally
@@ -78,18 +86,23 @@ class _DatasetCheck:
             self._findings.add("scale-broken", "info", f"{scale.key!r}: {mistake}")
         return not mistake
 
-    def _scales(self, info: Info, scales: list[Scale]) -> None:
+    def _scales(self, info: Info, scales: list[Scale], promised: list[int]) -> None:
+        last = info.scales[0].size[2] + info.scales[0].voxel_offset[2] - 1
+        if last > _LAST_SLICE:
+            self._findings.add("slices-many", "info", f"the last slice is {last}")
         keys = [scale.key.strip("/") for scale in scales]
         for key in {key for key in keys if keys.count(key) > 1}:
             self._findings.add("scale-broken", "info", f"the key {key!r} stands there twice")
-        counts = [self._promised(scale) for scale in scales]
-        self._tally.total = sum(counts)
         done = 0
-        for scale, count in zip(scales, counts, strict=True):
+        for scale, count in zip(scales, promised, strict=True):
             ScaleCheck(self._look, info, scale, self._request, self._tally).check()
             done += count
             self._tally.skip_to(done)
             self._tally.scales += 1
+
+    def _annotations(self, files: list[Item]) -> None:
+        jobs, places = self._request.jobs, self._request.places
+        AnnotationCheck(self._look, files, self._tally, jobs, places).check()
 
     def _promised(self, scale: Scale) -> int:
         chunk = scale.chunk_sizes[0]
