@@ -19,11 +19,11 @@ PACKAGE = REPOSITORY / "neurotrale"
 # other rooms or from above.
 LAYERS = (
     {"errors"},
-    {"names", "faults", "codings", "times", "kept", "parallel", "tokens"},
+    {"names", "faults", "codings", "times", "kept", "many", "tokens"},
     {"tree"},
     {"files", "durable"},
     {"chunks", "annotations"},
-    {"ingest", "checking"},
+    {"ingest", "checking", "repacking"},
     {"demo"},
     {"resources", "router", "gate"},
     {"routes", "problems", "openapi"},
@@ -53,7 +53,8 @@ FORBIDDEN = {
     "gate": FILES | IMAGES | {"waitress", "socket", "threading"},
     "ingest": HTTP | {"click", "filelock"},
     "checking": HTTP | {"click", "filelock", "tifffile"},
-    "parallel": HTTP | FILES | IMAGES,
+    "repacking": HTTP | {"click", "filelock", "tifffile"},
+    "many": HTTP | FILES | IMAGES,
     "demo": HTTP | {"click"},
     "resources": FILES | IMAGES | {"waitress", "socket", "threading", "signal", "subprocess"},
     "router": FILES | IMAGES | {"waitress", "socket"},

@@ -12,7 +12,7 @@ from neurotrale.annotations.document import Document, NotAnArrayError
 from neurotrale.checking.ids import Ids
 from neurotrale.checking.look import Item, Look
 from neurotrale.checking.request import Tally
-from neurotrale.parallel import each
+from neurotrale.many import each
 
 _MANY_DIGITS = re.compile(r"z-\d{5,}\.json", re.ASCII)
 _SHOWN = 3

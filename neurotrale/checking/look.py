@@ -63,7 +63,8 @@ class Look:
 
     def unreadable(self, place: str, error: OSError) -> None:
         """Note that something cannot be read."""
-        self.findings.add("unreadable", place, error.strerror or str(error))
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        self.findings.add("unreadable", place, cause.strerror or str(error))
 
     def _item(self, entry: os.DirEntry[str], place: str) -> Item | None:
         if entry.name.startswith("."):

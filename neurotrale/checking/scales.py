@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from random import Random
-from typing import TypeVar
 
 from neurotrale.checking.findings import Finding
 from neurotrale.checking.grid import Grid
@@ -13,10 +12,8 @@ from neurotrale.checking.look import Item, Look
 from neurotrale.checking.request import Request, Tally
 from neurotrale.checking.voxels import SUFFIXES, ChunkFile, VoxelCheck
 from neurotrale.chunks.info import Info, Scale
+from neurotrale.many import each, sampled
 from neurotrale.names import ChunkName
-from neurotrale.parallel import each
-
-T = TypeVar("T")
 
 
 class ScaleCheck:
@@ -113,14 +110,3 @@ def split_suffix(name: str) -> tuple[str, str]:
         if name.endswith(suffix):
             return name[: -len(suffix)], suffix
     return name, ""
-
-
-def sampled(items: Iterable[T], count: int, random: Random) -> list[T]:
-    """Choose some of many items, each as likely as any other; all are taken from the source."""
-    chosen: list[T] = []
-    for number, item in enumerate(items):
-        if number < count:
-            chosen.append(item)
-        elif (place := random.randrange(number + 1)) < count:
-            chosen[place] = item
-    return chosen

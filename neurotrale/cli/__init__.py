@@ -10,6 +10,7 @@ from neurotrale.cli.demo import demo
 from neurotrale.cli.ingest import ingest
 from neurotrale.cli.locks import locks
 from neurotrale.cli.past import corrections, held, history, restore
+from neurotrale.cli.repack import repack
 from neurotrale.cli.serve import serve
 from neurotrale.cli.token import token
 
@@ -20,5 +21,17 @@ def main() -> None:
     """Serve brain microscopy and its annotations straight from the file system."""
 
 
-for command in (serve, demo, ingest, check, history, restore, held, corrections, locks, token):
+for command in (
+    serve,
+    demo,
+    ingest,
+    check,
+    repack,
+    history,
+    restore,
+    held,
+    corrections,
+    locks,
+    token,
+):
     main.add_command(command)

@@ -1,9 +1,10 @@
-"""The same work on many things at once, however many there are."""
+"""Many things: the same work on several of them at once, a few of them chosen by chance."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from threading import Event, Lock
 from typing import TypeVar
 
@@ -44,3 +45,14 @@ def each(items: Iterable[T], work: Callable[[T], object], jobs: int) -> None:
                 future.result()
         finally:  # an interruption, too
             stopped.set()
+
+
+def sampled(items: Iterable[T], count: int, random: Random) -> list[T]:
+    """Choose some of many items, each as likely as any other; all are taken from the source."""
+    chosen: list[T] = []
+    for number, item in enumerate(items):
+        if number < count:
+            chosen.append(item)
+        elif (place := random.randrange(number + 1)) < count:
+            chosen[place] = item
+    return chosen
