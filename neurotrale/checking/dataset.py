@@ -52,7 +52,8 @@ class _DatasetCheck:
         top = {item.name: item.is_directory for item in self._look.items("")}
         info = self._info(top)
         scales = [] if info is None else [s for s in info.scales if self._is_sound(s)]
-        self._tell_strays(top, {scale.key.strip("/").split("/")[0] for scale in scales})
+        if info is not None:
+            self._tell_strays(top, {scale.key.strip("/").split("/")[0] for scale in scales})
         files = BlockCheck(self._look, info).files() if top.get(ANNOTATIONS) else []
         promised = [self._promised(scale) for scale in scales]
         self._tally.total = sum(promised) + len(files)

@@ -35,6 +35,7 @@ class ScaleCheck:
         self._request = request
         self._tally = tally
         self._key = scale.key.strip("/")
+        self._keys = [f"{scale.key.strip('/')}/" for scale in info.scales]
         self._is_finest = scale is info.scales[0]
         self._grids = [
             Grid(scale.size, chunk, scale.voxel_offset)
@@ -60,8 +61,10 @@ class ScaleCheck:
 
     def _chunks(self) -> Iterator[ChunkFile]:
         for item in self._look.items(self._key):
-            chunk = None if item.is_directory else self._chunk(item)
-            if chunk is not None:
+            if item.is_directory:
+                if not any(key.startswith(f"{item.place}/") for key in self._keys):
+                    self._findings.add("stray", item.place, "a directory among chunks")
+            elif (chunk := self._chunk(item)) is not None:
                 yield chunk
 
     def _chunk(self, item: Item) -> ChunkFile | None:
@@ -73,6 +76,8 @@ class ScaleCheck:
         mistakes = []
         for grid in self._grids:
             index = grid.index(name)
+            if not isinstance(index, str) and grid.name(index) != stem:
+                index = f"expected {grid.name(index)}"
             if isinstance(index, str):
                 mistakes.append(index)
             elif grid.mark(index):
