@@ -72,7 +72,7 @@ class Estimate:
 
 
 class _Sharded(msgspec.Struct):
-    sharding: msgspec.Raw | None = None
+    sharding: object = None
 
 
 class _MaySharded(msgspec.Struct):
@@ -116,7 +116,7 @@ def _check_encodings(info: Info, content: bytes, wanted: tuple[str, ...]) -> Non
                 f"The scale {scale.key} has the encoding {scale.encoding!r}: only TIFF chunks,"
                 " which are served as 'raw', can be repacked. Name others with --scale."
             )
-        if maybe.sharding is not None and bytes(maybe.sharding) != b"null":
+        if maybe.sharding is not None:
             raise BadInputError(
                 f"The scale {scale.key} is sharded, its chunks are no files. Name others with"
                 " --scale."
