@@ -311,7 +311,7 @@ SICK = (
          write(f"{FINE}.gz", gzip.compress(bytes(1024))[:-9])(d)), {"chunk-damaged": 1},
          f"{FINE}.gz"),
     Sick("TIFF in another encoding", edit_scale(3, encoding="compressed_segmentation"),
-         {"chunk-encoding": 1}, "8_8_8/0-4_0-5_0-3.tiff", "'compressed_segmentation'"),
+         {"chunk-encoding": 1, "not-looked-into": 1}, "8_8_8/0-4_0-5_0-3.tiff", "'compressed_segmentation'"),
     Sick("end not clipped", rename("8_8_8/0-4_0-5_0-3.tiff", "8_8_8/0-8_0-8_0-8.tiff"),
          {"scale-missing": 1, "chunk-off-grid": 1}, "8_8_8", "0 of 1 chunks"),
     Sick("one short", rename("2_2_2/8-15_0-8_0-8.tiff", "2_2_2/8-14_0-8_0-8.tiff"),

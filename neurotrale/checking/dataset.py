@@ -13,6 +13,7 @@ from neurotrale.checking.findings import Findings
 from neurotrale.checking.look import Item, Look
 from neurotrale.checking.request import Request, Tally, Watch
 from neurotrale.checking.scales import ScaleCheck
+from neurotrale.checking.sharding import Sharding, shardings
 from neurotrale.chunks.info import Info, Scale, parse_info
 from neurotrale.errors import DamagedError, MissingError, NameTooLongError
 from neurotrale.names import check_name
@@ -20,6 +21,9 @@ from neurotrale.tree import Tree
 
 # The viewer's file names have four digits for a slice.
 _LAST_SLICE = 9999
+Shardings = list[Sharding | None]
+Scales = list[tuple[Scale, Sharding | None]]
+
 _SCALE_NAME = re.compile(r"\d+_\d+_\d+", re.ASCII)
 
 
@@ -50,12 +54,12 @@ class _DatasetCheck:
 
     def check(self) -> tuple[Findings, Tally]:
         top = {item.name: item.is_directory for item in self._look.items("")}
-        info = self._info(top)
-        scales = [] if info is None else [s for s in info.scales if self._is_sound(s)]
+        info, sharded = self._info(top)
+        scales = [] if info is None else self._sound(info, sharded)
         if info is not None:
-            self._tell_strays(top, {scale.key.strip("/").split("/")[0] for scale in scales})
+            self._tell_strays(top, {scale.key.strip("/").split("/")[0] for scale, _ in scales})
         files = BlockCheck(self._look, info).files() if top.get(ANNOTATIONS) else []
-        promised = [self._promised(scale) for scale in scales]
+        promised = [self._promised(scale) for scale, _ in scales]
         self._tally.total = sum(promised) + len(files)
         if info is not None:
             self._scales(info, scales, promised)
@@ -64,39 +68,47 @@ class _DatasetCheck:
             self._tree_json()
         return self._findings, self._tally
 
-    def _info(self, top: dict[str, bool]) -> Info | None:
+    def _info(self, top: dict[str, bool]) -> tuple[Info | None, Shardings]:
         if top.get("info") is not False:
             if top.get("annotations") is not True or any(map(_SCALE_NAME.fullmatch, top)):
                 self._findings.add("info-missing", "info")
-            return None
+            return None, []
         try:
-            info = parse_info((self._look.dataset / "info").read_bytes())
+            content = (self._look.dataset / "info").read_bytes()
+            info, sharded = parse_info(content), shardings(content)
         except DamagedError as error:
             self._findings.add("info-broken", "info", error.why)
         except OSError as error:
             self._look.unreadable("info", error)
         else:
             if info.scales and info.num_channels > 0:
-                return info
+                return info, sharded
             self._findings.add("info-broken", "info", "expected at least one scale and one channel")
-        return None
+        return None, []
 
-    def _is_sound(self, scale: Scale) -> bool:
-        mistake = _mistake(scale)
-        if mistake:
-            self._findings.add("scale-broken", "info", f"{scale.key!r}: {mistake}")
-        return not mistake
+    def _sound(self, info: Info, sharded: Shardings) -> Scales:
+        """Give the scales that can be looked at."""
+        sound = []
+        for scale, sharding in zip(info.scales, sharded, strict=True):
+            mistake = _mistake(scale) or (sharding.mistake() if sharding is not None else "")
+            if sharding is not None and len(scale.chunk_sizes) > 1:
+                mistake = "expected a single chunk size, as it is sharded"
+            if mistake:
+                self._findings.add("scale-broken", "info", f"{scale.key!r}: {mistake}")
+            else:
+                sound.append((scale, sharding))
+        return sound
 
-    def _scales(self, info: Info, scales: list[Scale], promised: list[int]) -> None:
+    def _scales(self, info: Info, scales: Scales, promised: list[int]) -> None:
         last = info.scales[0].size[2] + info.scales[0].voxel_offset[2] - 1
         if last > _LAST_SLICE:
             self._findings.add("slices-many", "info", f"the last slice is {last}")
-        keys = [scale.key.strip("/") for scale in scales]
+        keys = [scale.key.strip("/") for scale, _ in scales]
         for key in {key for key in keys if keys.count(key) > 1}:
             self._findings.add("scale-broken", "info", f"the key {key!r} stands there twice")
         done = 0
-        for scale, count in zip(scales, promised, strict=True):
-            ScaleCheck(self._look, info, scale, self._request, self._tally).check()
+        for (scale, sharding), count in zip(scales, promised, strict=True):
+            ScaleCheck(self._look, info, scale, sharding, self._request, self._tally).check()
             done += count
             self._tally.skip_to(done)
             self._tally.scales += 1

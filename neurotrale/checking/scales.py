@@ -10,6 +10,8 @@ from neurotrale.checking.findings import Finding
 from neurotrale.checking.grid import Grid
 from neurotrale.checking.look import Item, Look
 from neurotrale.checking.request import Request, Tally
+from neurotrale.checking.sharding import Sharding
+from neurotrale.checking.shards import ShardCheck
 from neurotrale.checking.voxels import SUFFIXES, ChunkFile, VoxelCheck
 from neurotrale.chunks.info import Info, Scale
 from neurotrale.many import each, sampled
@@ -23,12 +25,19 @@ class ScaleCheck:
         look: The data set.
         info: What it promises.
         scale: One of its scales.
+        sharding: How its chunks are put into shards; None when they are files.
         request: How thoroughly to look.
         tally: Counts what was looked at.
     """
 
     def __init__(
-        self, look: Look, info: Info, scale: Scale, request: Request, tally: Tally
+        self,
+        look: Look,
+        info: Info,
+        scale: Scale,
+        sharding: Sharding | None,
+        request: Request,
+        tally: Tally,
     ) -> None:
         self._look = look
         self._findings = look.findings
@@ -42,6 +51,8 @@ class ScaleCheck:
             for chunk in dict.fromkeys(scale.chunk_sizes)
         ]
         self._voxels = VoxelCheck(look, info, scale)
+        self._encoding = scale.encoding
+        self._sharding = sharding
 
     def check(self) -> None:
         """Look at every name, open the chunks, say which are missing."""
@@ -60,6 +71,18 @@ class ScaleCheck:
         self._tally.opened()
 
     def _chunks(self) -> Iterator[ChunkFile]:
+        if self._encoding != "raw":
+            detail = f"whether chunks with the encoding {self._encoding!r} can be decoded"
+            self._findings.add("not-looked-into", self._key, detail)
+        if self._sharding is None:
+            yield from self._files()
+            return
+        shards = ShardCheck(self._look, self._key, self._sharding, self._grids[0])
+        for chunk in shards.chunks():
+            self._tally.found()
+            yield chunk
+
+    def _files(self) -> Iterator[ChunkFile]:
         for item in self._look.items(self._key):
             if item.is_directory:
                 if not any(key.startswith(f"{item.place}/") for key in self._keys):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import numpy as np
 from isal import isal_zlib
@@ -30,11 +29,19 @@ _MOST_HEAD = 16
 
 @dataclass(frozen=True, slots=True)
 class ChunkFile:
-    """A file that holds a chunk of the grid."""
+    """A file that holds a chunk of the grid.
+
+    Attributes:
+        item: The file.
+        name: The chunk's box.
+        suffix: How it is stored: one of `SUFFIXES`.
+        span: Where in the file it begins, and its bytes; None when it is all of it.
+    """
 
     item: Item
     name: ChunkName
     suffix: str
+    span: tuple[int, int] | None = None
 
 
 class VoxelCheck:
@@ -91,13 +98,14 @@ class VoxelCheck:
 
     def _stored(self, chunk: ChunkFile) -> tuple[int, bytes]:
         """Give size and first bytes of a chunk that is sent as it is stored."""
-        path = Path(chunk.item.path)
         coding = CODINGS.get(chunk.suffix)
-        if coding is not None:
-            content = unpack(path.read_bytes(), coding, self.raw_bytes(chunk.name) * 2 + 2**20)
-            return len(content), content[:_MOST_HEAD]
-        with path.open("rb") as file:
-            return os.fstat(file.fileno()).st_size, file.read(_MOST_HEAD)
+        with open(chunk.item.path, "rb") as file:
+            start, size = chunk.span or (0, os.fstat(file.fileno()).st_size)
+            packed = os.pread(file.fileno(), size if coding else _MOST_HEAD, start)
+        if coding is None:
+            return size, packed[:size]
+        content = unpack(packed, coding, self.raw_bytes(chunk.name) * 2 + 2**20)
+        return len(content), content[:_MOST_HEAD]
 
     def raw_bytes(self, name: ChunkName) -> int:
         """The size of a chunk's voxels."""
