@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import tifffile
 
+from neurotrale.chunks.write import encode_chunk
+
 CHUNK_VX = 64
 CHUNKS = 4  # along each axis
 CHUNK_BYTES = CHUNK_VX**3 * 2
@@ -18,7 +20,8 @@ CHUNK_BYTES = CHUNK_VX**3 * 2
 LAYOUTS: dict[str, dict[str, Any]] = {
     # As precomputed-tif writes them.
     "pages": {"compression": "zlib"},
-    "single": {"compression": "zlib", "tile": (64, 64, 64), "volumetric": True},
+    # As ingest does.
+    "single": {},
     "uncompressed": {},
 }
 
@@ -45,7 +48,10 @@ def write_volumes(root: Path) -> None:
         chunk = (2000 + 200 * smooth + noise).astype("<u2")
         for layout, options in LAYOUTS.items():
             path = root / layout / "1_1_1" / f"{name}.tiff"
-            tifffile.imwrite(path, chunk, photometric="minisblack", **options)
+            if layout == "single":
+                path.write_bytes(encode_chunk(chunk))
+            else:
+                tifffile.imwrite(path, chunk, photometric="minisblack", **options)
 
 
 def chunk_names() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +22,10 @@ from benchmarks.data import (
 )
 from benchmarks.load import median_ratio, requests_per_second
 from benchmarks.servers import naive, neurotrale, nginx
+from benchmarks.stack import ingest_rate, plain_rate, write_stack
 
 WORKERS = 2
+INGEST_ROUNDS = 2
 
 
 @dataclass(frozen=True)
@@ -198,7 +201,21 @@ def listing(setting: Setting) -> Iterator[Result]:
     yield Result("memory for them", f"{grown:.0f} MB", "", grown, 20, at_least=False, unit="MB")
 
 
-ALL = (chunk_throughput, chunk_memory, patching, listing)
+def ingesting(setting: Setting) -> Iterator[Result]:
+    """Measure how fast a stack becomes a data set, against precomputed-tif's way of doing it."""
+    place = setting.place / "ingesting"
+    pattern = write_stack(place / "planes")
+    pairs = []
+    for number in range(INGEST_ROUNDS):
+        ours, theirs = place / f"ours-{number}", place / f"theirs-{number}"
+        pairs.append((ingest_rate(pattern, ours), plain_rate(pattern, theirs)))
+        shutil.rmtree(ours)
+        shutil.rmtree(theirs)
+    mine, other, ratio = median_ratio(pairs)
+    yield Result("stack to data set, per core", f"{mine:.0f} MB/s", f"{other:.0f} MB/s", ratio, 3)
+
+
+ALL = (chunk_throughput, chunk_memory, patching, listing, ingesting)
 
 
 def _patch(connection: http.client.HTTPConnection, path: str, number: int) -> float:

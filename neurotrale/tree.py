@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurotrale.errors import BusyError, MissingError, ReadOnlyError, StartError
+from neurotrale.errors import BusyError, MissingError, NameTooLongError, ReadOnlyError, StartError
 from neurotrale.faults import reading
 from neurotrale.names import Parts, check_name
 
@@ -222,6 +222,14 @@ class Tree:
             return (info.is_file() and self.inside(info)) or (
                 annotations.is_dir() and self.inside(annotations)
             )
+
+    def has_file(self, parts: Parts) -> bool:
+        """Tell whether there is a file that may be shown."""
+        try:
+            found = self.status(parts)
+        except (MissingError, NameTooLongError, ReadOnlyError, BusyError, OSError):
+            return False
+        return found is not None and stat.S_ISREG(found[1].st_mode)
 
     def inside(self, path: Path | str) -> bool:
         """Tell whether a path lies below the root, its links followed; any does if they may."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ Steps = list[tuple[int, int, int]]
 HALVES: Steps = [(2, 2, 2)] * 8
 
 
-def noise(shape_zyx: tuple[int, int, int], dtype: str, seed: int = 0) -> Voxels:
+def noise(shape_zyx: tuple[int, ...], dtype: str, seed: int = 0) -> Voxels:
     """Voxels over the whole range of a type, its ends included."""
     rng = np.random.default_rng(seed)
     if dtype == "float32":
@@ -41,7 +42,7 @@ def labels(shape_zyx: tuple[int, int, int], dtype: str, seed: int = 0) -> Voxels
     return voxels
 
 
-def write_planes(directory: Path, voxels: Voxels, **tiff: Any) -> str:
+def write_planes(directory: Path, voxels: Iterable[Voxels], **tiff: Any) -> str:
     """Write each plane to a file; give the pattern of all of them."""
     directory.mkdir(parents=True, exist_ok=True)
     for z, plane in enumerate(voxels):

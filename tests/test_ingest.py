@@ -219,7 +219,7 @@ def test_chunk_in_one_segment_is_passed_through_at_any_extent(
     assert (segments.crc32, segments.compression) == (zlib.crc32(voxels.tobytes()), compression)
     z, y, x = shape
     expected = Expected((x, y, z), dtype, 1)
-    found = Found(path.name, path, Stamp.of(path.stat()), "")
+    found = Found(path.name, str(path), Stamp.of(path.stat()), "")
     sent = ChunkReader().read(found, expected, {"gzip", "zstd"})
     assert sent.coding == {"deflate": "gzip", "zstd": "zstd", "none": ""}[compression]
     if sent.coding == "gzip":

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from neurotrale.cli.failing import failing_clearly
+from neurotrale.cli.options import QUIETER
 from neurotrale.cli.parameters import Shard, Size, Triple
 from neurotrale.cli.progress import shown
 from neurotrale.errors import IncompleteError
@@ -84,7 +85,7 @@ def ingest(expanded: tuple[str, ...], **options: Any) -> None:
     Every plane is read once. Started again after an interruption, with the same options, it goes
     on where it stopped. Exit code 3: --finish found shards that are not complete.
     """
-    logging.basicConfig(stream=sys.stderr, level=options["log"].upper())
+    _set_up_logging(options["log"])
     if expanded:
         raise click.UsageError(
             f"{expanded[0]!r} was not expected. Where a pattern stands without quotes the shell"
@@ -92,7 +93,7 @@ def ingest(expanded: tuple[str, ...], **options: Any) -> None:
         )
     if options["finish"] and (options["shard"] or options["plan"]):
         raise click.UsageError(
-            "--finish comes after the shards, alone: leave --shard or --plan out."
+            "--finish goes alone, after the shards: leave --shard or --plan out."
         )
     from neurotrale.ingest.describe import describe
     from neurotrale.ingest.plan import make_plan
@@ -106,6 +107,12 @@ def ingest(expanded: tuple[str, ...], **options: Any) -> None:
                 click.echo(line)
         else:
             _run(plan, options["shard"], finish=options["finish"])
+
+
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(stream=sys.stderr, level=level.upper())
+    for name, least in QUIETER.items():
+        logging.getLogger(name).setLevel(max(least, logging.root.level))
 
 
 def _request(shards: int, **options: Any) -> Any:

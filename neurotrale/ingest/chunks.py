@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from neurotrale.chunks.decode import decode_chunk
 from neurotrale.chunks.layout import Expected
+from neurotrale.chunks.read import ChunkReader
 from neurotrale.chunks.write import Compression, Layout, encode_chunk
+from neurotrale.faults import reading
+from neurotrale.files import Found, Stamp
 from neurotrale.ingest.levels import Box, Level, chunk_name
 from neurotrale.ingest.place import Placer
 
@@ -65,5 +67,8 @@ class ChunkFiles:
         x, y, z = (stop - start for start, stop in box)
         name = f"{level.key}/{chunk_name(box)}"
         expected = Expected((x, y, z), self.dtype, channels=1)
-        content = decode_chunk(self.placer.dest / name, name, expected)
+        path = self.placer.dest / name
+        with reading(name):
+            found = Found(name, str(path), Stamp.of(path.stat()), "")
+        content = ChunkReader().read(found, expected, frozenset()).body
         return np.frombuffer(content, np.dtype(self.dtype).newbyteorder("<")).reshape(z, y, x)

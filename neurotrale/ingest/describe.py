@@ -25,9 +25,10 @@ def describe(plan: Plan) -> Iterator[str]:
     yield from _levels(plan, itemsize)
     cost = estimate(plan)
     files = sum(level.chunks for level in plan.levels)
-    directories = len(plan.levels) + 1
+    # Beside the chunks: directories, info, the preview, the state of the plan and its parts.
+    others = len(plan.levels) + 2 + 2 + 2 + plan.request.shards
     yield (
-        f"files   {files} chunks, {files + directories + 4} inodes, about"
+        f"files   {files} chunks, {files + others} inodes, about"
         f" {size_text(cost.file_bytes)} ({size_text(plan.raw_bytes)} of voxels)"
     )
     yield from _memory(plan)

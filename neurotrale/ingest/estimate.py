@@ -37,10 +37,11 @@ def estimate(plan: Plan) -> Estimate:
     read_s, encode_s, ratio = [], [], []
     for number in range(_SAMPLES):
         started = time.perf_counter()
-        plane = plan.source.plane((2 * number + 1) * depth // (2 * _SAMPLES))
+        z = (2 * number + 1) * depth // (2 * _SAMPLES)
+        rows = [piece for _, piece in plan.source.pieces(z)]
         read = time.perf_counter()
         # A chunk would need as many planes as it is deep; rows of one plane compress alike.
-        block = np.resize(plane[plane.shape[0] // 3 :], (1, 1, chunk_vx))
+        block = np.resize(rows[len(rows) // 2], (1, 1, chunk_vx))
         started_to_encode = time.perf_counter()
         content = encode_chunk(block, "single", plan.request.compression)
         encode_s.append((time.perf_counter() - started_to_encode) / block.nbytes)

@@ -47,6 +47,7 @@ def choose_means(
     dtype: str,
     limit_bytes: int,
     cores: int,
+    piece_bytes: int,
     *,
     first_is_chunks: bool,
 ) -> Means:
@@ -57,6 +58,7 @@ def choose_means(
         dtype: A numpy name of the data type.
         limit_bytes: How much memory may be used.
         cores: How many threads are useful.
+        piece_bytes: What reading a plane takes.
         first_is_chunks: Planes of the first level come from its own chunks: it has no slab.
 
     Raises:
@@ -66,7 +68,7 @@ def choose_means(
     slabs = [slab_bytes(level, itemsize) for level in levels]
     if first_is_chunks:
         slabs[0] = 0
-    each = _thread_bytes(levels[0], itemsize)
+    each = _thread_bytes(levels[0], itemsize, piece_bytes)
     least = _total(1, each, 0)
     if least > limit_bytes:
         x, y, _ = levels[0].size_vx
@@ -83,13 +85,13 @@ def choose_means(
     return Means(threads, tuple(kept), _total(threads, each, held), sum(slabs) - held)
 
 
-def _thread_bytes(level: Level, itemsize: int) -> int:
+def _thread_bytes(level: Level, itemsize: int, piece_bytes: int) -> int:
     """What one thread takes: a plane as it is read, or a band while it is cut and shrunk."""
-    plane = level.size_vx[0] * level.size_vx[1] * itemsize
     band = min(level.slab_vx, level.size_vx[2]) * min(level.band_vx, level.size_vx[1])
-    return max(2 * plane, band * level.size_vx[0] * (2 * itemsize + 2)) + 6 * (
-        prod(level.chunk_vx) * itemsize
-    )
+    # The band, its doubled edge, the sums; those of 64 bits are split in two.
+    each = 3 * itemsize + 1 if itemsize < 8 else 5 * itemsize
+    chunk = prod(level.chunk_vx) * itemsize
+    return max(piece_bytes, band * level.size_vx[0] * each) + 6 * chunk
 
 
 def _total(threads: int, each: int, slabs: int) -> int:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
 from neurotrale.errors import BadInputError
 from neurotrale.ingest.complaints import bad_dtype, listed, unreadable
 from neurotrale.ingest.numbering import doubled_names, missing_names
-
-Plane = NDArray[Any]
+from neurotrale.ingest.pieces import Piece, piece_bytes, pieces_of
 
 
 class PlaneFiles:
@@ -29,6 +26,7 @@ class PlaneFiles:
         shape_yx: Of every plane.
         dtype: Of every plane.
         sizes: Of the files, in bytes.
+        piece_bytes: The memory that reading a plane takes, roughly.
     """
 
     def __init__(
@@ -37,24 +35,31 @@ class PlaneFiles:
         shape_yx: tuple[int, int],
         dtype: str,
         sizes: Sequence[int],
+        piece_bytes: int,
     ) -> None:
+        self.piece_bytes = piece_bytes
         self.paths = paths
         self.shape_zyx = (len(paths), *shape_yx)
         self.dtype = dtype
         facts = repr([(path.name, size) for path, size in zip(paths, sizes, strict=True)])
         self.fingerprint = hashlib.sha256(facts.encode("utf-8", "replace")).hexdigest()
 
-    def plane(self, z: int) -> Plane:
+    def pieces(self, z: int) -> Iterator[Piece]:
         """Read the file of a plane."""
         path = self.paths[z]
+        voxels = 0
         try:
             with tifffile.TiffFile(path, _multifile=False) as tiff:
-                plane: Plane = tiff.series[0].asarray(maxworkers=1)
+                kind = np.dtype(tiff.series[0].dtype)
+                for y, rows in pieces_of(tiff.series[0].keyframe):
+                    voxels += rows.size
+                    yield y, rows
+        except (BadInputError, GeneratorExit):
+            raise
         except Exception as error:
             raise BadInputError(unreadable(path, error)) from error
-        if plane.size != self.shape_zyx[1] * self.shape_zyx[2] or plane.dtype.name != self.dtype:
+        if voxels != self.shape_zyx[1] * self.shape_zyx[2] or kind.name != self.dtype:
             raise BadInputError(f"{path} has changed while it was worked on. Start again.")
-        return plane.reshape(self.shape_zyx[1:])
 
     def close(self) -> None:
         """Do nothing: files are open only while they are read."""
@@ -65,6 +70,7 @@ class _Facts:
     shape_yx: tuple[int, int]
     dtype: str
     size: int
+    piece_bytes: int
 
 
 def open_planes(paths: Sequence[Path], threads: int) -> PlaneFiles:
@@ -94,7 +100,8 @@ def open_planes(paths: Sequence[Path], threads: int) -> PlaneFiles:
     problems += bad_dtype(dtype)
     if problems:
         raise BadInputError(listed(problems))
-    return PlaneFiles(paths, shape, dtype, [facts.size for facts in plain])
+    most = max(facts.piece_bytes for facts in plain)
+    return PlaneFiles(paths, shape, dtype, [facts.size for facts in plain], most)
 
 
 def _look(path: Path) -> _Facts | str:
@@ -104,6 +111,9 @@ def _look(path: Path) -> _Facts | str:
             series = tiff.series[0]
             shape, axes, dtype = series.shape, series.axes, series.dtype
             pages, size = len(tiff.pages), tiff.filehandle.size
+            first = series.keyframe
+            piece = piece_bytes(first)
+            ends = [sum(both) for both in zip(first.dataoffsets, first.databytecounts, strict=True)]
     except Exception as error:  # noqa: BLE001 - see PlaneFiles.plane
         return unreadable(path, error)
     others = [n for n, axis in zip(shape, axes, strict=True) if axis not in "YX" and n != 1]
@@ -112,7 +122,10 @@ def _look(path: Path) -> _Facts | str:
         return f"{path}: expected one plane of grey values, found {text} (axes {axes})"
     if pages > 1:
         return f"{path}: expected one plane, found {pages} pages"
-    return _Facts((shape[axes.index("Y")], shape[axes.index("X")]), np.dtype(dtype).name, size)
+    if max(ends, default=0) > size:
+        return f"{path}: {size} bytes long, where its header promises {max(ends)}"
+    sides = shape[axes.index("Y")], shape[axes.index("X")]
+    return _Facts(sides, np.dtype(dtype).name, size, piece)
 
 
 def _differences(path: Path, found: _Facts, shape: tuple[int, int], dtype: str) -> list[str]:

@@ -47,7 +47,7 @@ def draw_preview(levels: Sequence[Level], files: ChunkFiles, segmentation: bool)
     )
     picture = _arranged(xy, yz.swapaxes(0, 1), xz)
     _draw_bar(picture, nm_per_px, (xy.shape[0], xy.shape[1]))
-    return bytes(imagecodecs.png_encode(picture, level=9))
+    return bytes(imagecodecs.png_encode(picture, level=5))
 
 
 def _middle(level: Level, files: ChunkFiles, axis: int) -> Voxels:

@@ -9,7 +9,7 @@ All z here are planes of the level that is spoken of, counted from the top of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -23,7 +23,8 @@ from neurotrale.ingest.slab import Slab
 
 T = TypeVar("T")
 Voxels = NDArray[Any]
-ReadPlane = Callable[[int], Voxels]
+ReadPlane = Callable[[int], Iterator[tuple[int, Voxels]]]
+"""From a plane to some of its rows at a time: the first row, and ``[y, x]``."""
 ReadBack = Callable[[Level, tuple[int, int], tuple[int, int]], Voxels]
 """From a level and its range of rows and planes to what was written of it, ``[z, y, x]``."""
 Write = Callable[[Level, Box, Voxels], None]
@@ -108,7 +109,8 @@ class Pyramid:
         stop = min(first.start + first.level.slab_vx, first.level.size_vx[2])
 
         def fetch(z: int) -> None:
-            slab.put(z - first.start, 0, read(z)[np.newaxis])
+            for y, rows in read(z):
+                slab.put(z - first.start, y, rows[np.newaxis])
 
         run_all(self._pool, fetch, range(first.start, stop))
         first.filled = stop - first.start

@@ -18,6 +18,7 @@ from neurotrale.ingest.chunks import ChunkFiles
 from neurotrale.ingest.levels import Box, Level, info_text
 from neurotrale.ingest.memory import Means, choose_means
 from neurotrale.ingest.meter import Meter, Watch
+from neurotrale.ingest.pieces import Piece
 from neurotrale.ingest.place import Placer
 from neurotrale.ingest.plan import Plan
 from neurotrale.ingest.preview import NAME as PREVIEW
@@ -28,6 +29,8 @@ from neurotrale.ingest.slab import MemorySlab, ScratchSlab, Slab
 from neurotrale.ingest.state import Progress, State, part_name, parts_of
 
 FINISH = "finish"
+# To wait for the disk costs more than to do so much again after a crash.
+SYNC_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,10 @@ def run_shard(plan: Plan, shard: int, watch: Watch) -> Summary:
         BusyError: Another process does the same part.
     """
     state = State(plan.request.dest)
+    part, levels = part_name(shard, plan.request.shards), plan.levels[: plan.shared]
+    means = means_of(plan, levels, from_chunks=False)
     state.begin(plan)
-    start, stop = plan.planes_of(shard)
-    levels = plan.levels[: plan.shared]
-    return _run(plan, state, part_name(shard, plan.request.shards), levels, (start, stop), watch)
+    return _run(plan, state, part, levels, means, plan.planes_of(shard), watch)
 
 
 def run_finish(plan: Plan, watch: Watch) -> Summary:
@@ -93,7 +96,9 @@ def run_finish(plan: Plan, watch: Watch) -> Summary:
             missing,
         )
     levels = plan.levels[plan.shared - 1 :]
-    return _run(plan, state, FINISH, levels, (0, levels[0].size_vx[2]), watch, from_chunks=True)
+    means = means_of(plan, levels, from_chunks=True)
+    planes = (0, levels[0].size_vx[2])
+    return _run(plan, state, FINISH, levels, means, planes, watch, from_chunks=True)
 
 
 def _run(
@@ -101,20 +106,20 @@ def _run(
     state: State,
     part: str,
     levels: Sequence[Level],
+    means: Means,
     planes: tuple[int, int],
     watch: Watch,
     *,
     from_chunks: bool = False,
 ) -> Summary:
     started = time.monotonic()
-    means = means_of(plan, levels, from_chunks=from_chunks)
     start, stop = planes
-    before = state.progress(part)
-    at = before.planes if before is not None else start
-    total = _voxel_bytes(plan, levels, planes, from_chunks)
-    done = _voxel_bytes(plan, levels, (start, at), from_chunks)
-    meter = Meter(total, done, watch)
     with state.only_one(part), ExitStack() as stack:
+        before = state.progress(part)
+        at = before.planes if before is not None else start
+        total = _voxel_bytes(plan, levels, planes, from_chunks)
+        done = _voxel_bytes(plan, levels, (start, at), from_chunks)
+        meter = Meter(total, done, watch)
         placer = Placer(plan.request.dest, state.hidden(part))
         stack.callback(placer.close)
         if not (placer.dest / "info").exists():  # what was edited since is kept
@@ -123,10 +128,8 @@ def _run(
             pyramid = stack.enter_context(_pyramid(plan, levels, means, placer, meter, from_chunks))
             pyramid.resume(at)
             add = pyramid.add_chunks if from_chunks else _adding(plan, pyramid, meter)
-            while at < stop:
-                at = add()
-                placer.sync()
-                state.record(part, Progress(at))
+            for reached in _steps(add, stop, placer):
+                state.record(part, Progress(reached))
         if from_chunks and not (before is not None and before.done):
             _draw(plan, placer)
         state.record(part, Progress(stop, done=True))
@@ -140,6 +143,18 @@ def _run(
     )
 
 
+def _steps(add: Callable[[], int], stop: int, placer: Placer) -> Iterator[int]:
+    """Go on to a plane, and give each one up to which all is on disk for good."""
+    synced = time.monotonic()
+    at = 0
+    while at < stop:
+        at = add()
+        if at == stop or time.monotonic() - synced > SYNC_EVERY_S:
+            placer.sync()
+            yield at
+            synced = time.monotonic()
+
+
 def means_of(plan: Plan, levels: Sequence[Level], *, from_chunks: bool) -> Means:
     """Choose what a part of the plan uses."""
     request = plan.request
@@ -148,6 +163,7 @@ def means_of(plan: Plan, levels: Sequence[Level], *, from_chunks: bool) -> Means
         plan.source.dtype,
         request.memory_bytes,
         request.cores,
+        0 if from_chunks else plan.source.piece_bytes,
         first_is_chunks=from_chunks,
     )
 
@@ -205,10 +221,10 @@ def _files(plan: Plan, placer: Placer) -> ChunkFiles:
 
 
 def _adding(plan: Plan, pyramid: Pyramid, meter: Meter) -> Callable[[], int]:
-    def read(z: int) -> NDArray[Any]:
-        plane = plan.source.plane(z)
-        meter.read(plane.nbytes)
-        return plane
+    def read(z: int) -> Iterator[Piece]:
+        for piece in plan.source.pieces(z):
+            yield piece
+            meter.read(piece[1].nbytes)
 
     return lambda: pyramid.add_planes(read)
 

@@ -6,13 +6,13 @@ Everything that is wrong with a source is found before any work starts, and name
 from __future__ import annotations
 
 import glob
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
-
-from numpy.typing import NDArray
+from typing import Protocol
 
 from neurotrale.errors import BadInputError, MissingError
 from neurotrale.ingest.numbering import natural_key
+from neurotrale.ingest.pieces import Piece
 from neurotrale.ingest.planes import open_planes
 from neurotrale.ingest.stack import open_stack
 
@@ -24,14 +24,16 @@ class Source(Protocol):
         shape_zyx: Planes, rows, columns.
         dtype: A numpy name of the data type.
         fingerprint: Differs when another stack lies at the same place.
+        piece_bytes: The memory that reading a plane takes, roughly.
     """
 
     shape_zyx: tuple[int, int, int]
     dtype: str
     fingerprint: str
+    piece_bytes: int
 
-    def plane(self, z: int) -> NDArray[Any]:
-        """Read a plane ``[y, x]``; from any thread."""
+    def pieces(self, z: int) -> Iterator[Piece]:
+        """Read a plane, some rows at a time; from any thread."""
         ...
 
     def close(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -12,14 +13,16 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from numpy.typing import NDArray
 
 from neurotrale.errors import BadInputError
 from neurotrale.ingest.complaints import bad_dtype, listed, unreadable
-
-Plane = NDArray[Any]
+from neurotrale.ingest.pieces import Piece, piece_bytes, pieces_of
 
 _CHOICES = {"C": "--channel", "T": "--time"}
+# Writers that know of no z call it a channel; so many colours there are not.
+_MOST_COLOURS = 4
+# Rows of planes that lie in one run are read in pieces of this size.
+STORED_BYTES = 16 * 2**20
 
 
 class PageStack:
@@ -44,6 +47,8 @@ class PageStack:
         self.tiff = tiff
         self.shape_zyx = (len(numbers), *_sides(first))
         self.dtype = np.dtype(first.dtype).name
+        stored = len(series) == 1 and first.dataoffset is not None
+        self.piece_bytes = 3 * STORED_BYTES if stored else piece_bytes(first.keyframe)
         self._series = series
         self._numbers = numbers
         self._lock = Lock()
@@ -52,41 +57,46 @@ class PageStack:
         facts = f"{path.name} {tiff.filehandle.size} {list(numbers)}"
         self.fingerprint = hashlib.sha256(facts.encode("utf-8", "replace")).hexdigest()
 
-    def plane(self, z: int) -> Plane:
+    def pieces(self, z: int) -> Iterator[Piece]:
         """Read a plane."""
-        number, sides = self._numbers[z], self.shape_zyx[1:]
+        number = self._numbers[z]
+        stored = len(self._series) == 1 and self._series[0].dataoffset is not None
+        voxels = 0
         try:
-            if len(self._series) == 1 and self._series[0].dataoffset is not None:
-                return self._stored_plane(number)
-            with self._lock:  # the chain of pages is read as far as needed
-                page = _page(self._series, number)
-            plane: Plane = page.asarray(maxworkers=1)
+            for y, rows in self._stored_pieces(number) if stored else self._page_pieces(number):
+                voxels += rows.size
+                yield y, rows
+        except (BadInputError, GeneratorExit):
+            raise
         except Exception as error:
             raise BadInputError(f"{self.path}: plane {z} cannot be read ({error})") from error
-        if plane.size != prod(sides):
+        if voxels != prod(self.shape_zyx[1:]):
             raise BadInputError(f"{self.path}: plane {z} has another size than the first")
-        return plane.reshape(sides)
+
+    def _page_pieces(self, number: int) -> Iterator[Piece]:
+        with self._lock:  # the chain of pages is read as far as needed
+            page = _page(self._series, number)
+        yield from pieces_of(page)
+
+    def _stored_pieces(self, number: int) -> Iterator[Piece]:
+        """Read a plane of one uncompressed run, of which there may be only one page."""
+        offset = self._series[0].dataoffset
+        assert offset is not None
+        _, rows, columns = self.shape_zyx
+        row_bytes = columns * self._stored.itemsize
+        step = max(1, STORED_BYTES // row_bytes)
+        first = offset + number * rows * row_bytes
+        for y in range(0, rows, step):
+            size = min(step, rows - y) * row_bytes
+            content = os.pread(self.tiff.filehandle.fileno(), size, first + y * row_bytes)
+            if len(content) < size:
+                raise ValueError("the file ends before it")
+            voxels = np.frombuffer(content, self._stored).reshape(-1, columns)
+            yield y, voxels.astype(self._stored.newbyteorder("="), copy=False)
 
     def close(self) -> None:
         """Close the file."""
         self.tiff.close()
-
-    def _stored_plane(self, number: int) -> Plane:
-        """Read a plane of one uncompressed run, of which there may be only one page."""
-        offset = self._series[0].dataoffset
-        assert offset is not None
-        voxels = prod(self.shape_zyx[1:])
-        size = voxels * self._stored.itemsize
-        handle = self.tiff.filehandle
-        content = os.pread(handle.fileno(), size, offset + number * size)
-        while len(content) < size:  # a single read gives two gigabytes at most
-            at = offset + number * size + len(content)
-            more = os.pread(handle.fileno(), size - len(content), at)
-            if not more:
-                raise ValueError("the file ends before it")
-            content += more
-        plane = np.frombuffer(content, self._stored).reshape(self.shape_zyx[1:])
-        return plane.astype(self._stored.newbyteorder("="), copy=False)
 
 
 def open_stack(path: Path, channel: int | None, time: int | None) -> PageStack:
@@ -100,20 +110,48 @@ def open_stack(path: Path, channel: int | None, time: int | None) -> PageStack:
     Raises:
         BadInputError: It cannot be read, or what to take of it is not clear.
     """
-    try:
-        tiff = tifffile.TiffFile(path, _multifile=False)
-        series = list(tiff.series)
-    except Exception as error:
-        raise BadInputError(listed([unreadable(path, error)])) from error
-    try:
-        numbers = _numbers(series, {"C": channel, "T": time})
-        problems = bad_dtype(np.dtype(series[0].dtype).name)
-    except ValueError as error:
-        problems = [str(error)]
-    if problems:
-        tiff.close()
-        raise BadInputError(listed([f"{path}: {problem}" for problem in problems]))
-    return PageStack(path, tiff, series, numbers)
+    with ExitStack() as stack:
+        try:
+            tiff = stack.enter_context(tifffile.TiffFile(path, _multifile=False))
+            series = list(tiff.series)
+        except Exception as error:
+            raise BadInputError(listed([unreadable(path, error)])) from error
+        try:
+            _check_end(tiff, series)
+            numbers = _numbers(series, {"C": channel, "T": time})
+            problems = bad_dtype(np.dtype(series[0].dtype).name)
+        except ValueError as error:
+            problems = [str(error)]
+        if problems:
+            raise BadInputError(listed([f"{path}: {problem}" for problem in problems]))
+        stack.pop_all()
+        return PageStack(path, tiff, series, numbers)
+
+
+def _check_end(tiff: tifffile.TiffFile, series: Sequence[tifffile.TiffPageSeries]) -> None:
+    """Refuse files that were cut off: what is lost, tifffile leaves out silently."""
+    handle = tiff.filehandle
+    len(tiff.pages)  # follows the chain of pages to its end
+    handle.seek(tiff.pages.next_page_offset or 0)
+    link = handle.read(tiff.tiff.offsetsize)
+    whole = len(link) == tiff.tiff.offsetsize and not any(link)
+    if not whole or any(_end(one) > handle.size for one in series):
+        raise ValueError("it was not written to its end")
+
+
+def _end(series: tifffile.TiffPageSeries) -> int:
+    """Give where the file must end at least for all voxels to be in it."""
+    if series.dataoffset is not None:
+        return series.dataoffset + series.nbytes
+    return max(
+        (
+            offset + count
+            for page in series.pages
+            if page is not None
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ),
+        default=0,
+    )
 
 
 def _numbers(series: Sequence[tifffile.TiffPageSeries], chosen: dict[str, int | None]) -> list[int]:
@@ -175,7 +213,7 @@ def _depth_axis(
         text = ", ".join(f"{shape[i]} along {axes[i]}" for i in open_)
         advice = " and ".join(_CHOICES[axes[i]] for i in others) or "a file with one stack"
         raise ValueError(f"it has planes along several axes ({text}): choose with {advice}")
-    if open_ and axes[open_[0]] == "C":
+    if open_ and axes[open_[0]] == "C" and shape[open_[0]] <= _MOST_COLOURS:
         raise ValueError(f"it has {shape[open_[0]]} channels: choose one with --channel")
     return (open_[0] if open_ else None), picked
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 from numpy.typing import NDArray
+
+from neurotrale.ingest.pieces import Piece
 
 
 class Volume:
@@ -20,12 +23,12 @@ class Volume:
         self.shape_zyx = (z, y, x)
         self.dtype = voxels.dtype.name
         self.fingerprint = hashlib.sha256(voxels.tobytes()).hexdigest()
+        self.piece_bytes = 0  # it is there already
         self._voxels = voxels
 
-    def plane(self, z: int) -> NDArray[Any]:
-        """Give a plane."""
-        plane: NDArray[Any] = self._voxels[z]
-        return plane
+    def pieces(self, z: int) -> Iterator[Piece]:
+        """Give a plane, at once."""
+        yield 0, self._voxels[z]
 
     def close(self) -> None:
         """Do nothing: no file is open."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from html import escape
 from itertools import chain, islice
 from urllib.parse import quote
@@ -16,12 +16,15 @@ from neurotrale.tree import Entry, Tree
 # neither memory nor the first byte waits for a hundred thousand chunks.
 SORTED_ENTRIES = 20_000
 ENTRIES_PER_WRITE = 512
+# The picture that ingest draws of a data set.
+PREVIEW = "preview.png"
 
 _STYLE = """\
 :root{color-scheme:light dark;font:16px/1.5 system-ui,sans-serif}
 body{margin:2rem auto;max-width:60rem;padding:0 1rem}
 h1{font-size:1.3rem;overflow-wrap:anywhere}h2{font-size:1rem;margin-top:2rem}
 ul{list-style:none;padding:0}li{padding:.1rem 0}a{overflow-wrap:anywhere}
+img{height:6rem;max-width:100%;margin:.3rem .8rem .3rem 0;vertical-align:middle}
 footer{margin-top:2rem;font-size:.85rem;opacity:.7}"""
 
 _HEAD = """<!DOCTYPE html>
@@ -92,8 +95,9 @@ class IndexResource:
             500: Damaged
             503: Busy
         """
-        entries = self.tree.entries(())
-        _send(req, resp, "Data sets", index_page(self.tree.datasets(), entries))
+        entries, datasets = self.tree.entries(()), self.tree.datasets()
+        pictured = {name for name in datasets if self.tree.has_file((*name.split("/"), PREVIEW))}
+        _send(req, resp, "Data sets", index_page(datasets, entries, pictured))
 
 
 def _send(req: Request, resp: Response, title: str, body: Iterator[str]) -> None:
@@ -112,17 +116,20 @@ def directory_page(entries: Iterable[Entry]) -> Iterator[str]:
     yield "</ul>\n"
 
 
-def index_page(datasets: list[str], entries: Iterable[Entry]) -> Iterator[str]:
+def index_page(
+    datasets: list[str], entries: Iterable[Entry], pictured: Container[str] = ()
+) -> Iterator[str]:
     """Make the body of the index page, piece by piece.
 
     Args:
         datasets: Paths relative to the data root.
         entries: Those of the data root.
+        pictured: Data sets that have a preview.
     """
     named = [name for name in datasets if name]
     if named:
         yield '<ul class="datasets">\n'
-        yield from map(_link, (Entry(name, True) for name in named))
+        yield from (_link(Entry(name, True), picture=name in pictured) for name in named)
         yield "</ul>\n"
     elif not datasets:
         yield (
@@ -146,12 +153,13 @@ def _items(entries: Iterable[Entry]) -> Iterator[str]:
         yield "".join(map(_link, batch))
 
 
-def _link(entry: Entry) -> str:
+def _link(entry: Entry, *, picture: bool = False) -> str:
     # A name with a colon would be taken for a scheme; './' keeps every href relative.
     slash = "/" if entry.is_directory else ""
     prefix = "./" if ":" in entry.name else ""
     href = prefix + quote(entry.name) + slash
-    return f'<li><a href="{href}">{escape(entry.name)}{slash}</a></li>\n'
+    image = f'<img src="{href}{PREVIEW}" alt="" loading="lazy">' if picture else ""
+    return f'<li><a href="{href}">{image}{escape(entry.name)}{slash}</a></li>\n'
 
 
 def redirect_to_directory(req: Request, resp: Response) -> None:

@@ -1,0 +1,121 @@
+"""What ingest writes, read through the service by other people's programs: every voxel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+import tifffile
+
+from tests.conftest import Service, StartService
+from tests.datasets import Voxels
+from tests.stacks import (
+    HALVES,
+    Steps,
+    chunk_boxes,
+    expected_levels,
+    ingest,
+    labels,
+    noise,
+    write_planes,
+)
+from tests.test_clients import CLIENTS, MNI, read, read_real
+
+pytestmark = pytest.mark.clients
+
+STEPS: dict[str, Steps] = {"--isotropic": [(1, 2, 2), (2, 2, 2)]}
+
+
+def brain() -> Voxels:
+    """The brain of the nilearn wheel: a part of it, as the reference is slow."""
+    measured = read_real(MNI)[0]
+    return np.ascontiguousarray(measured[60:141, 70:161, 50:151]).astype("uint8")
+
+
+def nuclei() -> Voxels:
+    return read_real("img3d.tif")[0]
+
+
+def nuclei_labels() -> Voxels:
+    return read_real("mask3d.tif")[0].astype("uint32")
+
+
+STACKS: dict[str, tuple[Callable[[], Voxels], list[str]]] = {
+    "brain": (brain, ["--voxel-size", "1000"]),
+    "nuclei": (nuclei, ["--voxel-size", "0.4,0.4,0.4", "--layout", "pages"]),
+    "nuclei-labels": (nuclei_labels, ["--segmentation"]),
+    "zstd": (lambda: noise((70, 71, 131), "uint16"), ["--compression", "zstd"]),
+    "uncompressed": (lambda: noise((70, 71, 66), "float32"), ["--compression", "none"]),
+    "uint64": (lambda: labels((67, 66, 65), "uint64"), ["--segmentation", "--chunk-size", "32"]),
+    "flat": (
+        lambda: noise((40, 90, 99), "uint32"),
+        ["--isotropic", "--voxel-size", "1,1,2", "--chunk-size", "64,32,16"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, start_service: StartService) -> Service:
+    return start_service(tmp_path_factory.mktemp("ingested"))
+
+
+@pytest.fixture(scope="module", params=STACKS)
+def made(
+    request: pytest.FixtureRequest, service: Service, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Voxels]]:
+    """A data set below the root of the service, and what must be in it."""
+    make, options = STACKS[request.param]
+    voxels = make()
+    dest = service.root / request.param
+    if len(voxels) % 2:  # half of them come as planes, half as a file of many
+        source: str | Path = write_planes(tmp_path_factory.mktemp("planes"), voxels)
+    else:
+        source = tmp_path_factory.mktemp("stack") / "stack.tif"
+        tifffile.imwrite(source, voxels, metadata={"axes": "ZYX"}, photometric="minisblack")
+    ingest(source, dest, "--levels", "3", *options)
+    steps = STEPS.get(options[0], HALVES[:2])
+    return dest, expected_levels(voxels, steps, "--segmentation" in options)
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_client_reads_every_voxel_that_was_ingested(
+    service: Service, made: tuple[Path, list[Voxels]], client: str
+) -> None:
+    dest, levels = made
+    for number, expected in enumerate(levels):
+        found = read(CLIENTS[client](f"{service.url}/{dest.name}", number))
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected[np.newaxis]), f"level {number}"
+
+
+def test_every_chunk_is_passed_through_as_it_is_stored(
+    service: Service, made: tuple[Path, list[Voxels]]
+) -> None:
+    dest, levels = made
+    if dest.name in ("nuclei", "uncompressed"):
+        pytest.skip("pages and plain voxels have nothing to pass through")
+    coding = "zstd" if dest.name == "zstd" else "gzip"
+    scales = json.loads((dest / "info").read_text())["scales"]
+    for scale, expected in zip(scales, levels, strict=True):
+        for name, box in chunk_boxes(tuple(scale["size"]), scale["chunk_sizes"][0]):
+            url = f"{service.url}/{dest.name}/{scale['key']}/{name}"
+            answer = requests.get(url, headers={"Accept-Encoding": coding}, stream=True)
+            stored = (dest / scale["key"] / f"{name}.tiff").read_bytes()
+            body = answer.raw.read(decode_content=False)
+            assert answer.headers["Content-Encoding"] == coding
+            # What gzip needs before and after a deflate stream is not in the file.
+            segment = body if coding == "zstd" else body[10:-8]
+            assert segment in stored
+            plain = requests.get(url, headers={"Accept-Encoding": "identity"}).content
+            assert plain == expected[box].tobytes()
+
+
+def test_preview_is_shown_on_the_first_page(
+    service: Service, made: tuple[Path, list[Voxels]]
+) -> None:
+    dest, _ = made
+    assert f'<img src="{dest.name}/preview.png"' in requests.get(service.url).text
