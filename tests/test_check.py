@@ -13,8 +13,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
+import requests
 import tifffile
 from click.testing import CliRunner
 from hypothesis import given, settings
@@ -27,6 +29,7 @@ from neurotrale.cli import main
 from neurotrale.demo import write_demo
 from neurotrale.many import each, sampled
 from neurotrale.names import ChunkName
+from tests.conftest import StartService
 from tests.datasets import ANNOTATIONS, boxes, gradient, info_of, write_dataset
 from tests.processes import neurotrale, run
 from tests.stacks import ingest, write_planes
@@ -143,6 +146,28 @@ def test_check_colours_and_an_offset_finds_nothing(tmp_path: Path) -> None:
             metadata={"axes": "CZYX"},
         )
     assert check(dataset, code=0)["findings"] == []
+
+
+def test_check_chunks_stored_raw_and_packed_finds_nothing(brain: Path) -> None:
+    tiffs = sorted((brain / "1_1_1").iterdir())
+    for number, path in enumerate(tiffs):
+        raw = np.ascontiguousarray(tifffile.imread(path)).tobytes()
+        stem = path.with_suffix("")
+        if number % 4 == 0:
+            stem.write_bytes(raw)
+        elif number % 4 == 1:
+            stem.with_name(f"{stem.name}.gz").write_bytes(gzip.compress(raw))
+        elif number % 4 == 2:
+            stem.with_name(f"{stem.name}.br").write_bytes(imagecodecs.brotli_encode(raw))
+        else:
+            continue
+        path.unlink()
+    assert check(brain, code=0)["findings"] == []
+
+
+def test_check_directory_above_data_sets_names_them(brain: Path) -> None:
+    report = check(brain.parent, code=1)
+    assert places(report, "info-missing") == [("info", "data sets are further down: brain")]
 
 
 def test_check_annotations_without_a_volume_finds_nothing(brain: Path) -> None:
@@ -357,6 +382,8 @@ SICK = (
          {"id-elsewhere": 3}, FIBERS, "is also in annotations/x1y1z0/copy.json"),
     Sick("slice of five digits", write("annotations/x0y0z0/z-12345.json", "[]"),
          {"slice-name": 1}, "annotations/x0y0z0/z-12345.json"),
+    Sick("slice without zeros in front", rename("annotations/x0y0z0/z-0007.json",
+         "annotations/x0y0z0/z-7.json"), {"slice-name": 1}, "annotations/x0y0z0/z-7.json"),
     Sick("no block size", remove("annotations/block_info.csv"), {"block-size": 1},
          "annotations/block_info.csv", "it is missing"),
     Sick("block size of nonsense", write("annotations/block_info.csv", "16,20"),
@@ -433,6 +460,35 @@ def test_every_kind_says_what_viewers_show_and_how_to_mend_it(kind: Any) -> None
     assert kind.what
     assert kind.viewer.endswith(".")
     assert kind.mend.endswith(".")
+
+
+# What the service answers for what is found: the file asked for, and the status.
+ANSWERS = {
+    "chunk-missing": (FINE, 404, remove(f"{FINE}.tiff")),
+    "chunk-damaged": (FINE, 500, cut(f"{FINE}.tiff", 300)),
+    "chunk-encoding": ("8_8_8/0-4_0-5_0-3", 500, edit_scale(3, encoding="jpeg")),
+    "chunk-off-grid": (FINE, 404, rename(f"{FINE}.tiff", "1_1_1/0-7_0-8_0-8.tiff")),
+    "info-broken": (FINE, 500, write("info", "{")),
+    "never-served": ("1_1_1/a%0Ab", 404, write("1_1_1/a\nb", "x")),
+    "link-outside": ("1_1_1/passwd", 404, link("1_1_1/passwd", "/etc/passwd")),
+    "link-broken": ("1_1_1/gone", 404, link("1_1_1/gone", "nothing")),
+    "annotations-empty": (FIBERS, 500, cut(FIBERS, 0)),
+    "annotations-broken": (FIBERS, 500, cut(FIBERS, 100)),
+}
+
+
+def test_service_answers_what_check_says_it_does(
+    healthy: Path, tmp_path: Path, start_service: StartService
+) -> None:
+    for kind, (_, _, make) in ANSWERS.items():
+        shutil.copytree(healthy, tmp_path / "data" / kind)
+        make(tmp_path / "data" / kind)
+        assert kind in counts(check(tmp_path / "data" / kind, code=1))
+    service = start_service(tmp_path / "data")
+    for kind, (place, status, _) in ANSWERS.items():
+        answer = requests.get(f"{service.url}/{kind}/{place}")
+        assert (kind, answer.status_code) == (kind, status), answer.text
+    service.stop()
 
 
 def test_check_what_may_not_be_read_is_found(brain: Path) -> None:

@@ -14,7 +14,7 @@ from neurotrale.checking.look import Item, Look
 from neurotrale.checking.request import Tally
 from neurotrale.many import each
 
-_MANY_DIGITS = re.compile(r"z-\d{5,}\.json", re.ASCII)
+_NEVER_ASKED = re.compile(r"z-(?!\d{4}\.)\d+\.json", re.ASCII)
 _SHOWN = 3
 _decode = msgspec.json.Decoder().decode
 
@@ -48,7 +48,7 @@ class AnnotationCheck:
 
     def _check(self, numbered: tuple[int, Item]) -> None:
         number, item = numbered
-        if _MANY_DIGITS.fullmatch(item.name):
+        if _NEVER_ASKED.fullmatch(item.name):
             self._findings.add("slice-name", item.place)
         document = self._document(item)
         if document is not None:

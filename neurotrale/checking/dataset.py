@@ -19,6 +19,7 @@ from neurotrale.errors import DamagedError, MissingError, NameTooLongError
 from neurotrale.names import check_name
 from neurotrale.tree import Tree
 
+_NAMED = 3
 # The viewer's file names have four digits for a slice.
 _LAST_SLICE = 9999
 Shardings = list[Sharding | None]
@@ -44,7 +45,7 @@ class _DatasetCheck:
     def __init__(self, request: Request, watch: Watch) -> None:
         self._request = request
         self._findings = Findings(request.places)
-        self._tally = Tally(watch)
+        self._tally = Tally(watch, by_name=request.sample is not None)
         tree = Tree(request.root, follow_symlinks=request.follow_symlinks)
         if not tree.inside(request.dataset):
             detail = f"leads to {os.path.realpath(request.dataset)}"
@@ -59,7 +60,7 @@ class _DatasetCheck:
         if info is not None:
             self._tell_strays(top, {scale.key.strip("/").split("/")[0] for scale, _ in scales})
         files = BlockCheck(self._look, info).files() if top.get(ANNOTATIONS) else []
-        promised = [self._promised(scale) for scale, _ in scales]
+        promised = [_promised(scale) for scale, _ in scales]
         self._tally.total = sum(promised) + len(files)
         if info is not None:
             self._scales(info, scales, promised)
@@ -70,8 +71,12 @@ class _DatasetCheck:
 
     def _info(self, top: dict[str, bool]) -> tuple[Info | None, Shardings]:
         if top.get("info") is not False:
-            if top.get("annotations") is not True or any(map(_SCALE_NAME.fullmatch, top)):
-                self._findings.add("info-missing", "info")
+            has_scales = any(map(_SCALE_NAME.fullmatch, top))
+            if top.get("annotations") is not True or has_scales:
+                below = [] if has_scales else Tree(self._request.dataset).datasets()
+                more = ", ..." if len(below) > _NAMED else ""
+                detail = f"data sets are further down: {', '.join(below[:_NAMED])}{more}"
+                self._findings.add("info-missing", "info", detail if below else "")
             return None, []
         try:
             content = (self._look.dataset / "info").read_bytes()
@@ -117,11 +122,6 @@ class _DatasetCheck:
         jobs, places = self._request.jobs, self._request.places
         AnnotationCheck(self._look, files, self._tally, jobs, places).check()
 
-    def _promised(self, scale: Scale) -> int:
-        chunk = scale.chunk_sizes[0]
-        count = prod(-(-n // c) for n, c in zip(scale.size, chunk, strict=True))
-        return count if self._request.sample is None else min(count, self._request.sample)
-
     def _tell_strays(self, top: dict[str, bool], known: set[str]) -> None:
         for name, is_directory in top.items():
             if is_directory and _SCALE_NAME.fullmatch(name) and name not in known:
@@ -134,6 +134,11 @@ class _DatasetCheck:
             self._findings.add("tree-broken", "tree.json", str(error))
         except OSError as error:
             self._look.unreadable("tree.json", error)
+
+
+def _promised(scale: Scale) -> int:
+    """Give the number of chunks of a scale."""
+    return prod(-(-n // c) for n, c in zip(scale.size, scale.chunk_sizes[0], strict=True))
 
 
 def _mistake(scale: Scale) -> str:

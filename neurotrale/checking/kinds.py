@@ -80,7 +80,8 @@ _TABLE: Final = (
     _error(
         "chunk-damaged",
         "chunks are damaged, or not what info and their names promise",
-        "An error instead of the chunk (status 500), and an empty box.",
+        "An error instead of the chunk (status 500, or data that cannot be unpacked), and an empty"
+        " box.",
         "Write them again: from the planes, or from a copy. Where all have another data type or"
         " extent than info states, info is what is wrong.",
     ),
@@ -197,9 +198,10 @@ _TABLE: Final = (
     ),
     _warning(
         "slice-name",
-        "contours of a slice that has more than four digits",
-        "Never: the viewer asks for the last four digits only.",
-        "Split the volume along z, or keep such contours in another file of the block.",
+        "contours of a slice whose number has not four digits",
+        "Never: the viewer asks for the last four digits, with zeros in front.",
+        "Rename z-7.json to z-0007.json. For slices above 9999 split the volume along z, or keep"
+        " such contours in another file of the block.",
     ),
     _warning(
         "tree-broken",

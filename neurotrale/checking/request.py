@@ -41,9 +41,11 @@ class Tally:
 
     Args:
         watch: Told about every step.
+        by_name: Whether a chunk is done when its name was looked at, as most are not opened.
     """
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, *, by_name: bool = False) -> None:
+        self._by_name = by_name
         self.scales = 0
         self.chunks_found = 0
         self.chunks_opened = 0
@@ -58,12 +60,15 @@ class Tally:
         """Count a chunk whose file is there."""
         with self._lock:
             self.chunks_found += 1
+            if self._by_name:
+                self._step()
 
     def opened(self) -> None:
         """Count a chunk that was opened."""
         with self._lock:
             self.chunks_opened += 1
-            self._step()
+            if not self._by_name:
+                self._step()
 
     def read(self, annotations: int) -> None:
         """Count an annotation file and what is in it."""

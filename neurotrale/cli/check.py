@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from neurotrale.checking.dataset import check_dataset
 from neurotrale.checking.findings import PLACES
 from neurotrale.checking.kinds import SEVERITIES
 from neurotrale.checking.request import Request
@@ -90,6 +89,7 @@ def check(
         jobs or len(os.sched_getaffinity(0)),
         places,
     )
+    from neurotrale.checking.dataset import check_dataset
     from neurotrale.ingest.describe import time_text
 
     with shown("check", lambda count: f"{count:.0f}", time_text) as watch:
