@@ -615,7 +615,7 @@ def test_grid_knows_every_chunk_and_tells_those_that_are_absent(
     for name in names:
         parsed = ChunkName.parse(name)
         assert parsed is not None
-        index = grid.index(parsed)
+        index = grid.index(name, parsed)
         assert not isinstance(index, str)
         assert grid.name(index) == name
         if name in present:
@@ -624,6 +624,30 @@ def test_grid_knows_every_chunk_and_tells_those_that_are_absent(
     missing, missed, at_edge, edges = grid.absent(len(names))
     assert {*missed, *edges} == set(names) - present
     assert (missing, at_edge) == (len(missed), len(edges))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("0-7_0-8_0-8", "expected 0-8_0-8_0-8"),
+        ("4-12_0-8_0-8", "expected 0-8_0-8_0-8"),
+        ("8-16_0-8_0-8", "expected 8-12_0-8_0-8"),
+        ("8-12_00-8_0-8", "expected 8-12_0-8_0-8"),
+        ("0-8_16-24_0-8", "16-24 is outside the volume, which has 0-16 along y"),
+        ("0-8_0-8_-8-0", "-8-0 is outside the volume, which has 0-20 along z"),
+    ],
+)
+def test_grid_says_why_a_name_does_not_fit(name: str, says: str) -> None:
+    parsed = ChunkName.parse(name)
+    assert parsed is not None
+    assert Grid((12, 16, 20), (8, 8, 8), (0, 0, 0)).index(name, parsed) == says
+
+
+def test_grid_of_more_chunks_than_can_be_counted_takes_no_memory() -> None:
+    grid = Grid((2**40, 2**40, 2**40), (64, 64, 64), (0, 0, 0))
+    assert not grid.is_counted
+    assert not grid.mark((1, 2, 3))
+    assert grid.absent(5) == (0, [], 0, [])
 
 
 def test_sampled_gives_each_as_likely() -> None:

@@ -34,30 +34,36 @@ class Grid:
         self.count = prod(self.shape)
         self.found = 0
         self.is_counted = self.count <= MOST_CHUNKS
-        self._bits = np.zeros(-(-self.count // 8) if self.is_counted else 0, np.uint8)
+        self._bits = bytearray(-(-self.count // 8) if self.is_counted else 0)
         self._at_far_edge = [0, 0, 0]
+        self._spans: dict[tuple[int, int], str] = {}
 
     def name(self, index: Triple) -> str:
         """Give the name of a chunk by its place in the grid."""
         return "_".join(self._span(axis, i) for axis, i in enumerate(index))
 
-    def index(self, name: ChunkName) -> Triple | str:
-        """Find a chunk's place in the grid, or say why it has none."""
-        index = []
+    def index(self, stem: str, name: ChunkName) -> Triple | str:
+        """Find a chunk's place in the grid, or say why it has none.
+
+        Args:
+            stem: The chunk's name as it is written.
+            name: The box that it states.
+        """
+        x, y, z = (
+            (start - offset) // chunk
+            for start, offset, chunk in zip(
+                name.start_vx, self.offset_vx, self.chunk_vx, strict=True
+            )
+        )
+        index = (x, y, z)
         for axis in range(3):
-            start, stop = name.start_vx[axis], name.stop_vx[axis]
-            i = (start - self.offset_vx[axis]) // self.chunk_vx[axis]
-            if not 0 <= i < self.shape[axis]:
-                end = self.offset_vx[axis] + self.size_vx[axis]
+            if not 0 <= index[axis] < self.shape[axis]:
+                begin = self.offset_vx[axis]
                 return (
-                    f"{start}-{stop} is outside the volume, which has"
-                    f" {self.offset_vx[axis]}-{end} along {_AXES[axis]}"
+                    f"{name.start_vx[axis]}-{name.stop_vx[axis]} is outside the volume, which has"
+                    f" {begin}-{begin + self.size_vx[axis]} along {_AXES[axis]}"
                 )
-            if f"{start}-{stop}" != self._span(axis, i):
-                return f"expected {self._span(axis, i)} along {_AXES[axis]}, found {start}-{stop}"
-            index.append(i)
-        x, y, z = index
-        return x, y, z
+        return index if self.name(index) == stem else f"expected {self.name(index)}"
 
     def mark(self, index: Triple) -> bool:
         """Note that a chunk is there; tell whether that was known already."""
@@ -104,15 +110,20 @@ class Grid:
         return missing.count, missing.names, at_edge.count, at_edge.names
 
     def _absent(self) -> Iterator[np.ndarray[tuple[int], np.dtype[np.int64]]]:
-        for first in range(0, len(self._bits), _BYTES_AT_ONCE):
-            piece = self._bits[first : first + _BYTES_AT_ONCE]
+        bits = np.frombuffer(self._bits, np.uint8)
+        for first in range(0, len(bits), _BYTES_AT_ONCE):
+            piece = bits[first : first + _BYTES_AT_ONCE]
             indices = np.flatnonzero(np.unpackbits(piece) == 0) + first * 8
             yield indices[indices < self.count]
 
     def _span(self, axis: int, i: int) -> str:
-        start = self.offset_vx[axis] + i * self.chunk_vx[axis]
-        end = self.offset_vx[axis] + self.size_vx[axis]
-        return f"{start}-{min(start + self.chunk_vx[axis], end)}"
+        span = self._spans.get((axis, i))
+        if span is None:
+            start = self.offset_vx[axis] + i * self.chunk_vx[axis]
+            end = self.offset_vx[axis] + self.size_vx[axis]
+            span = f"{start}-{min(start + self.chunk_vx[axis], end)}"
+            self._spans[axis, i] = span
+        return span
 
 
 class _Absent:

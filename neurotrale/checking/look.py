@@ -78,10 +78,12 @@ class Look:
             return None
         if entry.is_symlink() and not self._is_good_link(entry, place):
             return None
-        if not entry.is_dir() and not entry.is_file():
-            self.findings.add("stray", place, "neither a file nor a directory")
-            return None
-        return Item(entry.name, place, entry.path, entry.is_dir())
+        if entry.is_file():
+            return Item(entry.name, place, entry.path, False)
+        if entry.is_dir():
+            return Item(entry.name, place, entry.path, True)
+        self.findings.add("stray", place, "neither a file nor a directory")
+        return None
 
     def _is_good_link(self, entry: os.DirEntry[str], place: str) -> bool:
         target = os.readlink(entry.path)

@@ -98,9 +98,7 @@ class ScaleCheck:
             return None
         mistakes = []
         for grid in self._grids:
-            index = grid.index(name)
-            if not isinstance(index, str) and grid.name(index) != stem:
-                index = f"expected {grid.name(index)}"
+            index = grid.index(stem, name)
             if isinstance(index, str):
                 mistakes.append(index)
             elif grid.mark(index):
