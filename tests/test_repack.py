@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import threading
@@ -118,7 +119,8 @@ def test_repack_all_scales_or_the_named_ones(brain: Path) -> None:
     after = visible_files(brain)
     changed = {name.split("/")[0] for name in before if before[name] != after[name]}
     assert changed == {"2_2_2", "4_4_4"}
-    assert [line.split(":")[0] for line in result.stdout.splitlines()] == ["2_2_2", "4_4_4"]
+    named = [line.split(":")[0] for line in result.stdout.splitlines()]
+    assert named == ["2_2_2", "4_4_4", "total"]
     repack(brain, "--layout", "pages")
     for mine, theirs in zip(read_levels(brain), levels, strict=True):
         assert np.array_equal(mine, theirs)
@@ -170,7 +172,7 @@ def test_repack_keeps_modes_links_and_what_is_no_chunk(brain: Path) -> None:
     assert not find(chunk).is_tile
     assert other.is_symlink()
     assert other.read_bytes() == content
-    assert "1 symbolic links were left as they are" in result.stderr
+    assert "symbolic links, left as they are: 1" in result.stderr
     assert (brain / "1_1_1/notes.txt").read_text() == "mine"
     names = {path.name for path in (brain / "1_1_1").iterdir()}
     assert not [name for name in names if name.startswith(".")]
@@ -191,15 +193,35 @@ def test_repack_damaged_chunk_stays_and_the_others_are_rewritten(brain: Path) ->
     assert [path.read_bytes() for path in paths] == damaged
 
 
+def test_repack_where_no_space_is_left_changes_nothing_more(brain: Path) -> None:
+    before = visible_files(brain)
+    command = shlex.join(neurotrale("repack", brain, "--layout", "pages", "--scale", "1_1_1"))
+    done = run(["sh", "-c", f"ulimit -f 1; exec {command}"])  # files of 512 bytes at most
+    assert done.returncode == 1
+    assert "the disk is full or a quota or file-size limit is reached" in done.stderr
+    after = visible_files(brain)
+    assert after.keys() == before.keys()
+    small = {name for name in before if after[name] != before[name]}
+    assert all(len(after[name]) <= 512 for name in small)
+    repack(brain, "--layout", "pages", "--scale", "1_1_1")
+
+
+def test_repack_of_chunks_that_are_no_tiffs_says_so(tmp_path: Path) -> None:
+    dataset = write_volume(tmp_path / "brain", gradient((8, 8, 8)))
+    for path in chunks_of(dataset):
+        path.rename(path.with_suffix(".gz"))
+    assert "1_1_1: no TIFF chunks" in repack(dataset, "--layout", "single").stdout
+
+
 @pytest.mark.parametrize("flag", ["--plan", "--dry-run"])
 def test_repack_plan_says_what_would_be_done_and_does_nothing(brain: Path, flag: str) -> None:
     before = visible_files(brain)
     result = repack(brain, "--layout", "pages", flag)
-    assert "1_1_1: 48 chunks, about 0 of them as wanted already; about" in result.stdout
-    assert "4_4_4: 1 chunks" in result.stdout
+    assert "1_1_1: 0 of 48 chunks as wanted already, about" in result.stdout
+    assert "4_4_4: 0 of 1 chunks as wanted already" in result.stdout
     assert visible_files(brain) == before
     result = repack(brain, "--layout", "single", flag)
-    assert "1_1_1: 48 chunks, about 48 of them as wanted already" in result.stdout
+    assert "1_1_1: 48 of 48 chunks as wanted already" in result.stdout
 
 
 # --- what is refused ---

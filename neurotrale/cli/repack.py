@@ -87,7 +87,7 @@ def _tell_plan(plan: Any) -> None:
         cost = estimate(plan, key)
         seconds = cost.seconds / plan.request.jobs
         click.echo(
-            f"{key}: {cost.chunks} chunks, about {cost.alike} of them as wanted already; about"
+            f"{key}: {cost.alike} of {cost.chunks} chunks as wanted already, about"
             f" {size_text(cost.bytes_before)} now, {size_text(cost.bytes_after)} then, in"
             f" {time_text(seconds)}"
         )
@@ -103,12 +103,16 @@ def _run(plan: Any) -> None:
         click.echo(
             f"{one.key}: {one.rewritten} chunks rewritten, {one.alike} as wanted already;"
             f" {size_text(one.bytes_before)} before, {size_text(one.bytes_after)} now"
+            if one.found
+            else f"{one.key}: no TIFF chunks"
         )
         if one.links:
-            click.echo(f"  {one.links} symbolic links were left as they are", err=True)
+            click.echo(f"  symbolic links, left as they are: {one.links}", err=True)
         for problem in one.problems:
             click.echo(f"  left as it was: {problem}", err=True)
         if one.left > len(one.problems):
             click.echo(f"  left as they were: {one.left - len(one.problems)} more", err=True)
+    before, after = (sum(sizes) for sizes in zip(*(one.sizes for one in summaries), strict=True))
+    click.echo(f"total: {size_text(before)} before, {size_text(after)} now")
     if any(one.left for one in summaries):
         sys.exit(EXIT_LEFT)

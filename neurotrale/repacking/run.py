@@ -47,6 +47,16 @@ class Summary:
     bytes_after: int = 0
     problems: list[str] = field(default_factory=list)
 
+    @property
+    def found(self) -> int:
+        """How many TIFF chunks there were."""
+        return self.rewritten + self.alike + self.left
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes before and after."""
+        return self.bytes_before, self.bytes_after
+
     def add(self, repacked: Repacked) -> None:
         """Count a chunk."""
         if repacked.outcome == "again":
