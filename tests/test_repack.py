@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from tests.datasets import boxes, gradient, info_of, write_chunks
 from tests.processes import PATIENCE_S, environment, eventually, neurotrale, run
 from tests.stacks import ingest, noise, read_levels, visible_files, write_planes
 from tests.test_cli import like_anybody
+from tests.test_clients import CLIENTS, read
+from tests.test_ingest_clients import STACKS
 
 DTYPES = ("uint8", "int16", "uint32", "uint64", "float32")
 COMPRESSIONS = ("deflate", "zstd", "none")
@@ -132,6 +135,27 @@ def test_repack_says_how_many_chunks_and_bytes(brain: Path) -> None:
     assert "2_2_2: 8 chunks rewritten, 0 as wanted already;" in result.stdout
     size = sum(path.stat().st_size for path in (brain / "4_4_4").iterdir())
     assert result.stdout.splitlines()[2].endswith(f" before, {size_text(size)} now")
+
+
+@pytest.mark.clients
+@pytest.mark.parametrize("name", ["brain", "nuclei", "nuclei-labels"])
+def test_real_stack_ingested_checked_and_repacked_is_read_whole_by_clients(
+    tmp_path: Path, start_service: StartService, name: str
+) -> None:
+    make, options = STACKS[name]
+    voxels = make()
+    dataset = tmp_path / "data" / "real"
+    ingest(write_planes(tmp_path / "planes", voxels), dataset, *options, "--layout", "pages")
+    for layout in ("single", "pages", "single"):
+        repack(dataset, "--layout", layout)
+        checked = CliRunner().invoke(main, ["check", str(dataset)])
+        assert checked.exit_code == 0, checked.output
+        assert checked.output.endswith("nothing is wrong\n")
+    service = start_service(dataset.parent)
+    for open_scale in CLIENTS.values():
+        found = read(open_scale(f"{service.url}/real", 0))
+        assert np.array_equal(found, voxels[np.newaxis])
+    service.stop()
 
 
 # --- what stays ---
@@ -326,6 +350,21 @@ def test_repack_killed_again_and_again_goes_on_and_loses_nothing(large: Path) ->
     already = int(result.stdout.split(" rewritten, ")[1].split()[0])
     assert already > 0
     assert rewritten(large) == total
+    assert np.array_equal(read_levels(large)[0], voxels)  # and nothing else lies there
+
+
+def test_repack_interrupted_ends_at_once_and_leaves_nothing_half_done(large: Path) -> None:
+    voxels = read_levels(large)[0]
+    with subprocess.Popen(
+        neurotrale("repack", large, "--layout", "single"),
+        env=environment(), stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        eventually(lambda: rewritten(large) >= 20, "the repack gets on")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert said.strip() == "Aborted!"
+    assert 20 <= rewritten(large) < len(chunks_of(large))
     assert np.array_equal(read_levels(large)[0], voxels)  # and nothing else lies there
 
 

@@ -60,6 +60,9 @@ class ScaleCheck:
         if not os.path.lexists(directory):
             self._findings.add("scale-missing", self._key, "there is no such directory")
             return
+        if os.path.isfile(directory):
+            self._findings.add("scale-missing", self._key, "it is not a directory")
+            return
         chunks: Iterable[ChunkFile] = self._chunks()
         if self._request.sample is not None:
             chunks = sampled(chunks, self._request.sample, Random())
