@@ -12,17 +12,20 @@ PIP  := $(BIN)/python -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check lint types pytest stress real-data bench format clean
+.PHONY: help demo test test-deploy check lint types pytest stress real-data bench format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer) that a new .venv is made with.'
 
 demo: $(VENV)/.package  ## make demo data and serve it (PORT=9000, DEMO_DIR=demo-data); Ctrl-C stops it
 	@exec $(BIN)/neurotrale demo $(if $(PORT),--port $(PORT)) $(DEMO_DIR)
 
-test: check  ## everything that CI runs: lint, types, pytest
+test: check  ## lint, types, pytest: all that needs nothing but Python
+
+test-deploy: $(VENV)/.dev $(VENV)/.package  ## the container images and job scripts, with the real programs (ARGS='-k docker')
+	$(BIN)/python -m pytest tests/deploy $(ARGS)
 
 check: lint types pytest  ## another name for test
 

@@ -21,6 +21,8 @@ from neurotrale.annotations.store import AnnotationStore
 from neurotrale.chunks.store import Chunks
 from neurotrale.files import Files
 from neurotrale.gate import Gate
+from neurotrale.layers.sources import Sources as LayerSources
+from neurotrale.layers.space import Spaces
 from neurotrale.openapi import openapi_document
 from neurotrale.problems import add_error_handlers
 from neurotrale.resources.annotations import AnnotationResource
@@ -35,7 +37,9 @@ from neurotrale.resources.history import (
     RestoreResource,
     RevisionResource,
 )
+from neurotrale.resources.layers import Layers
 from neurotrale.resources.listing import DirectoryResource, IndexResource
+from neurotrale.resources.search import SearchResource
 from neurotrale.router import App, OrderedRouter
 from neurotrale.routes import add_routes
 from neurotrale.tokens.file import TokenFile, check_not_served
@@ -60,6 +64,7 @@ class AppSettings:
         compress: What is compressed on the way to clients that take it.
         chunk_cache_s: How long browsers may use their copy of a chunk without asking.
         token_file: Whose tokens every request needs one of; None asks for none.
+        shelf: Directory of this service alone where workers leave big things for each other.
     """
 
     root: Path
@@ -73,6 +78,7 @@ class AppSettings:
     compress: CompressMode = "auto"
     chunk_cache_s: int = 0
     token_file: Path | None = None
+    shelf: Path | None = None
 
 
 class CommonHeaders:
@@ -105,7 +111,9 @@ def create_app(settings: AppSettings) -> App:
     tree.check()
     files = Files(tree)
     coder = Coder(settings.compress)
-    sources = Sources(Chunks(files), coder, _cache_control(settings.chunk_cache_s))
+    chunks = Chunks(files)
+    spaces = Spaces(chunks.infos)
+    sources = Sources(chunks, coder, _cache_control(settings.chunk_cache_s))
     places = Places(tree)
     contents = Contents()
     changes = None if settings.read_only else FileChanges(_locks(settings, tree), contents)
@@ -129,12 +137,16 @@ def create_app(settings: AppSettings) -> App:
         document=DocumentResource(
             lambda: openapi_document(app, router, tokens=settings.token_file is not None)
         ),
-        annotations=AnnotationResource(store, settings.max_body_bytes, settings.guard, coder),
+        annotations=AnnotationResource(
+            store, settings.max_body_bytes, settings.guard, coder, spaces
+        ),
         history=HistoryResource(places, past),
         revision=RevisionResource(places, past),
         restore=RestoreResource(places, past),
         held=HeldResource(places, past),
         corrections=CorrectionsResource(places),
+        layers=Layers(LayerSources(places, spaces, settings.shelf), coder),
+        search=SearchResource(places, spaces),
         chunks=ChunkResource(sources),
         tiffs=TiffResource(sources),
         index=IndexResource(tree),

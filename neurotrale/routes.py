@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from neurotrale.layers.kinds import Kind
 from neurotrale.names import AnnotationName, BlockName, ChunkPath, split_path
 from neurotrale.resources.annotations import AnnotationResource
 from neurotrale.resources.api import (
@@ -22,8 +23,17 @@ from neurotrale.resources.history import (
     RestoreResource,
     RevisionResource,
 )
+from neurotrale.resources.layers import (
+    ByIdResource,
+    CellResource,
+    InfoResource,
+    Layers,
+    LayersResource,
+    OriginResource,
+)
 from neurotrale.resources.listing import DirectoryResource, IndexResource
-from neurotrale.router import App
+from neurotrale.resources.search import SearchResource
+from neurotrale.router import App, Values
 
 _BOX = r"-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+"
 _SCALE = r"[0-9.]+_[0-9.]+_[0-9.]+"
@@ -33,6 +43,10 @@ _SCALE = r"[0-9.]+_[0-9.]+_[0-9.]+"
 CHUNK = rf"(?:(?P<directory>/.+)/(?P<stem>{_BOX})|(?P<scale>(?:/.+)?/{_SCALE})/(?P<leaf>[^/.]+))"
 
 ANNOTATION = "(?P<dataset>(?:/.+)?)/annotations/(?P<block>[^/]+)/(?P<leaf>[^/]+[.]json)"
+
+
+DATASET = "(?P<dataset>(?:/.+)?)/annotations"
+_KIND = f"(?P<kind>{'|'.join(kind.value for kind in Kind)})"
 
 
 def _chunk(groups: Mapping[str, str]) -> dict[str, object]:
@@ -59,6 +73,41 @@ def _dataset(groups: Mapping[str, str]) -> dict[str, object]:
     return {"dataset": split_path(groups["dataset"])}
 
 
+def _layer(scope_of: Values) -> Values:
+    def values(groups: Mapping[str, str]) -> dict[str, object]:
+        (scope,) = scope_of(groups).values()
+        found: dict[str, object] = {"scope": scope}
+        if "kind" in groups:
+            found["kind"] = Kind(groups["kind"])
+        if "number" in groups:
+            found["number"] = int(groups["number"])
+        if "level" in groups:
+            found["level"] = int(groups["level"])
+            found["cell"] = tuple(int(groups[axis]) for axis in "xyz")
+        return found
+
+    return values
+
+
+def _add_layers(app: App, layers: Layers, scope: str, pattern: str, scope_of: Values) -> None:
+    values = _layer(scope_of)
+
+    def add(path: str, resource: object, rest: str) -> None:
+        app.add_route(f"{scope}{path}", resource, pattern=f"{pattern}{rest}", values=values)
+
+    add("/layers", LayersResource(layers), "/layers/?")
+    add("/layers/{kind}/info", InfoResource(layers), f"/layers/{_KIND}/info")
+    for index, resource in (("by_id", ByIdResource(layers)), ("origin", OriginResource(layers))):
+        rest = f"/layers/{_KIND}/{index}/(?P<number>[0-9]{{1,20}})"
+        add(f"/layers/{{kind}}/{index}/{{number}}", resource, rest)
+    cell = "_".join(f"(?P<{axis}>[0-9]{{1,9}})" for axis in "xyz")
+    add(
+        "/layers/{kind}/spatial{level}/{cell}",
+        CellResource(layers),
+        f"/layers/{_KIND}/spatial(?P<level>[0-9]{{1,3}})/{cell}",
+    )
+
+
 def _directory(groups: Mapping[str, str]) -> dict[str, object]:
     return {"directory": split_path(groups["directory"])}
 
@@ -78,6 +127,8 @@ def add_routes(
     restore: RestoreResource,
     held: HeldResource,
     corrections: CorrectionsResource,
+    layers: Layers,
+    search: SearchResource,
     chunks: ChunkResource,
     tiffs: TiffResource,
     index: IndexResource,
@@ -107,9 +158,12 @@ def add_routes(
     add(
         "/{dataset}/annotations/corrections",
         corrections,
-        pattern="(?P<dataset>(?:/.+)?)/annotations/corrections",
+        pattern=f"{DATASET}/corrections",
         values=_dataset,
     )
+    add("/{dataset}/annotations/search", search, pattern=f"{DATASET}/search", values=_dataset)
+    _add_layers(app, layers, template, ANNOTATION, _annotation)
+    _add_layers(app, layers, "/{dataset}/annotations", DATASET, _dataset)
     add(
         "/{dataset}/{scale}/{chunk}.tiff",
         tiffs,

@@ -633,7 +633,8 @@ def path_with_neurotrale(tmp_path: Path) -> str:
     place = tmp_path / "bin"
     place.mkdir()
     command = place / "neurotrale"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m neurotrale "$@"\n')
+    program = f"PYTHONPATH={REPOSITORY} exec {sys.executable} -m neurotrale"
+    command.write_text(f'#!/bin/sh\n{program} "$@"\n')
     command.chmod(0o755)
     return f"{place}:{os.environ['PATH']}"
 
@@ -686,7 +687,6 @@ def test_entrypoint_listens_on_every_interface_unless_told_otherwise(
     ("arguments", "said"),
     [
         pytest.param(["--help"], "[DATA]", id="help"),
-        pytest.param(["demo", "--help"], "[DIRECTORY]", id="help of the demo"),
         pytest.param(["--version"], package.__version__, id="version"),
     ],
 )
@@ -696,6 +696,56 @@ def test_entrypoint_passes_questions_on(
     done = run(["sh", str(ENTRYPOINT), *arguments], {"PATH": path_with_neurotrale})
     assert done.returncode == 0
     assert said in done.stdout
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+def test_entrypoint_passes_every_command_on(name: str, path_with_neurotrale: str) -> None:
+    done = run(["sh", str(ENTRYPOINT), name, "--help"], {"PATH": path_with_neurotrale})
+    assert re.match(rf"Usage: .* {name} ", done.stdout)
+
+
+def test_entrypoint_takes_a_word_that_is_no_command_for_a_mistake(
+    path_with_neurotrale: str, tmp_path: Path
+) -> None:
+    # A directory of that name does not make it one: it would hide the command of the same name.
+    (tmp_path / "brain").mkdir()
+    env = {"PATH": path_with_neurotrale}
+    done = run(["sh", str(ENTRYPOINT), "brain"], env, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "No such command 'brain'" in done.stderr
+
+
+@pytest.mark.parametrize("directory", [".", "./brain", "../data/"])
+def test_entrypoint_serves_a_directory_that_is_written_with_a_slash(
+    directory: str, dataset: Path, path_with_neurotrale: str
+) -> None:
+    env = {"PATH": path_with_neurotrale, "NEUROTRALE_HOST": "127.0.0.1"}
+    command = ["sh", str(ENTRYPOINT), directory, "--port", "0", "--workers", "1"]
+    with running(command, env, cwd=dataset.parent) as service:
+        assert requests.get(f"{service.url}/api/health").ok
+
+
+@pytest.mark.parametrize("variable", ["APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"])
+def test_entrypoint_in_apptainer_listens_on_this_machine_only(
+    variable: str, dataset: Path, path_with_neurotrale: str
+) -> None:
+    # Its network is that of the host, unlike Docker's.
+    command = ["sh", str(ENTRYPOINT), str(dataset.parent), "--port", "0", "--workers", "1"]
+    env = {"PATH": path_with_neurotrale, variable: "/image.sif"}
+    with running(command, env) as service:
+        assert service.url.startswith("http://127.0.0.1:")
+
+
+def test_entrypoint_leaves_the_python_settings_of_the_host_behind(
+    path_with_neurotrale: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "bin" / "neurotrale"
+    place.write_text("#!/bin/sh\nenv\n")
+    env = {"PATH": path_with_neurotrale, "PYTHONHOME": "/x", "PYTHONPATH": "/x"}
+    done = run(["sh", str(ENTRYPOINT), "locks"], env)
+    assert done.returncode == 0
+    assert "PYTHONHOME" not in done.stdout
+    assert "PYTHONPATH" not in done.stdout
 
 
 def test_entrypoint_ends_with_the_exit_code_of_the_service(path_with_neurotrale: str) -> None:

@@ -30,7 +30,7 @@ README = (REPOSITORY / "README.md").read_text()
 CHANGELOG = (REPOSITORY / "CHANGELOG.md").read_text()
 MAKEFILE = (REPOSITORY / "Makefile").read_text()
 PAGES = sorted(REPOSITORY.glob("docs/*.md"))
-DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("container/**/*.md"), *PAGES])
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("*/README.md"), *PAGES])
 SERVED_AT = "http://localhost:9000"
 
 
@@ -83,10 +83,13 @@ def test_readme_command_is_one_that_exists(command: str) -> None:
         parsed(arguments)
 
 
+# Pages whose every command is run in `tests.deploy`.
+RUN_AS_THEY_STAND = {"apptainer.md", "docker.md"}
 PAGE_COMMANDS = sorted(
     {
         line.partition(" #")[0].strip()
         for page in PAGES
+        if page.name not in RUN_AS_THEY_STAND
         for block in re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
         for line in block.splitlines()
     }
@@ -380,3 +383,40 @@ def test_python_of_the_readme_is_that_of_the_package() -> None:
     lowest = project["requires-python"].removeprefix(">=")
     assert f"Python {lowest} or newer" in README
     assert f"Python {lowest} or newer" in MAKEFILE
+
+
+# --- pages about images, which `tests.deploy` follows word by word ---
+
+
+@pytest.mark.parametrize("name", sorted(RUN_AS_THEY_STAND))
+def test_page_of_an_image_is_followed_by_a_test(name: str) -> None:
+    readers = [path.read_text() for path in (REPOSITORY / "tests" / "deploy").glob("test_*.py")]
+    assert any(f'.follow("{name}")' in text for text in readers)
+    page = (REPOSITORY / "docs" / name).read_text()
+    # No block escapes the reader by its language, no command by its place in front of a section.
+    languages = set(re.findall(r"^```(.+)$", page, re.MULTILINE))
+    assert languages <= {"sh", "sh serves", "console"}
+    assert "```" not in page.partition("\n## ")[0]
+
+
+def test_page_of_compose_has_the_variables_of_compose() -> None:
+    compose = (REPOSITORY / "compose.yaml").read_text()
+    page = (REPOSITORY / "docs" / "docker.md").read_text()
+    used = {
+        (name, default[2:] if default.startswith(":-") else None)
+        for name, default in re.findall(r"\$\{(\w+)(:[-?+][^}]*)\}", compose)
+        if not default.startswith(":+")
+    }
+    shown = {(row[0].strip("`"), row[1].strip("`")) for row in rows(page)}
+    plain = {None: "required", "/dev/null": "none"}
+    assert shown == {(name, plain.get(default, default)) for name, default in used}
+
+
+def test_compose_passes_on_settings_that_exist() -> None:
+    compose = (REPOSITORY / "compose.yaml").read_text()
+    passed = set(re.findall(r"^      (NEUROTRALE_\w+):$", compose, re.MULTILINE))
+    options = {p.envvar for p in main.commands["serve"].params if isinstance(p, click.Option)}
+    assert passed <= options
+    # What compose itself decides.
+    ours = {"HOST", "PORT", "UNIX_SOCKET", "READY_FILE", "TOKEN_FILE"}
+    assert options - passed <= {f"NEUROTRALE_{name}" for name in ours}

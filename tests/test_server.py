@@ -13,6 +13,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -713,3 +714,27 @@ def test_service_leaves_no_zombie_and_no_temporary_file(root: Path, tmp_path: Pa
         assert service.stop() == 0
     assert {state(pid) for pid in pids} == {""}
     assert list(tmp_path.iterdir()) == []
+
+
+def switches(pid: int) -> int:
+    """How often the main thread of a process went to sleep."""
+    status = Path(f"/proc/{pid}/task/{pid}/status").read_text()
+    return int(re.findall(r"^voluntary_ctxt_switches:\s+(\d+)", status, re.MULTILINE)[0])
+
+
+def asleep(pids: list[int]) -> bool:
+    before = list(map(switches, pids))
+    time.sleep(0.2)
+    return list(map(switches, pids)) == before
+
+
+def test_idle_service_stops_in_order_when_ctrl_c_reaches_its_workers_too(dataset: Path) -> None:
+    # A terminal sends SIGINT to all processes, and the supervisor adds SIGTERM: two at once.
+    words = ("--port", "0", "--workers", "8", "--drain-timeout", "0")
+    with running(["setsid", *neurotrale("serve", dataset.parent, *words)]) as service:
+        workers = children(service.process.pid)
+        assert len(workers) == 8
+        eventually(lambda: asleep(workers), "the workers sleep")
+        os.killpg(service.process.pid, signal.SIGINT)
+        assert service.process.wait(PATIENCE_S) == 0
+        assert "killing" not in service.log()

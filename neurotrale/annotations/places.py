@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +91,25 @@ class Places:
         if not directory.exists:
             self._make(directory.parts)
         return place
+
+    def every(self, dataset: Parts) -> Iterator[Place]:
+        """Find the annotation files of all blocks of a data set, ordered by block and name.
+
+        Raises:
+            MissingError: The data set has no annotations.
+        """
+        above = (*dataset, "annotations")
+        blocks = sorted(entry.name for entry in self.tree.entries(above) if entry.is_directory)
+        return (place for block in blocks for place in self._files((*above, block)))
+
+    def _files(self, block: Parts) -> Iterator[Place]:
+        try:
+            entries = list(self.tree.entries(block))
+        except MissingError:  # it was there a moment ago
+            return
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.endswith(".json") and not entry.is_directory:
+                yield self._place(block, entry.name)
 
     def _place(self, directory: Parts, leaf: str) -> Place:
         path = self.tree.path((*directory, leaf))

@@ -67,8 +67,9 @@ def _cut(content: memoryview, count: int) -> list[memoryview]:
     return [content[at : at + step] for at in range(0, len(content), step)]
 
 
-def _deflate(piece: memoryview) -> bytes:
-    return isal_zlib.compress(piece, _DEFLATE_LEVEL)
+def _deflate(piece: Any) -> bytes:
+    # isal is quicker, but once in some hundred processes it finds other matches in the same bytes.
+    return bytes(imagecodecs.deflate_encode(piece, level=_DEFLATE_LEVEL))
 
 
 def _zstd(piece: Any) -> bytes:

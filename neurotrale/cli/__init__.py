@@ -7,6 +7,7 @@ import click
 import neurotrale
 from neurotrale.cli.check import check
 from neurotrale.cli.demo import demo
+from neurotrale.cli.export import export
 from neurotrale.cli.ingest import ingest
 from neurotrale.cli.locks import locks
 from neurotrale.cli.past import corrections, held, history, restore
@@ -22,16 +23,6 @@ def main() -> None:
 
 
 for command in (
-    serve,
-    demo,
-    ingest,
-    check,
-    repack,
-    history,
-    restore,
-    held,
-    corrections,
-    locks,
-    token,
-):
+    serve, demo, ingest, check, repack, history, restore, held, corrections, export, locks, token,
+):  # fmt: skip
     main.add_command(command)

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import click
 
 from neurotrale.app import AppSettings
+from neurotrale.cli.announce import announce, batch_job
 from neurotrale.errors import StartError
-from neurotrale.server.run import ServeSettings, Started
+from neurotrale.server.run import ServeSettings
 from neurotrale.server.run import serve as run_service
 from neurotrale.server.worker import Limits
 
@@ -173,21 +174,10 @@ def start(root: Path, options: dict[str, Any]) -> None:
         ready_file=options["ready_file"],
     )
     try:
-        sys.exit(run_service(settings, partial(_announce, token_file=options["token_file"])))
+        tell = partial(announce, job=batch_job(os.environ), token_file=options["token_file"])
+        sys.exit(run_service(settings, tell))
     except StartError as error:
         raise click.ClickException(str(error)) from error
-
-
-def _announce(started: Started, token_file: Path | None) -> None:
-    count = len(started.datasets)
-    # No token itself: what is printed here often ends in the log file of a job.
-    url = started.url if token_file is None else f"{started.url}token/TOKEN/"
-    click.echo(f"open  {url}")
-    if token_file is not None:
-        click.echo(f"      where TOKEN is a token of {token_file}")
-    click.echo(f"data  {started.root} ({count} data set{'' if count == 1 else 's'})")
-    click.echo(f"docs  {url}api/")
-    click.echo("stop  Ctrl-C")
 
 
 def _set_up_logging(level: str, *, access: bool) -> None:

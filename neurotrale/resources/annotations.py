@@ -8,8 +8,11 @@ from falcon import Request, Response
 from neurotrale.annotations.guard import GuardMode
 from neurotrale.annotations.store import AnnotationStore, Written
 from neurotrale.errors import BadInputError, TooLargeError
+from neurotrale.layers.space import Spaces
 from neurotrale.names import AnnotationName
+from neurotrale.queries.found import found_in
 from neurotrale.resources.coding import Coder
+from neurotrale.resources.queries import Query, query_of
 from neurotrale.resources.sending import Version, answered_from_copy, send_bytes
 from neurotrale.resources.wishes import wish_of
 
@@ -24,12 +27,19 @@ class AnnotationResource:
         max_body_bytes: The largest body that is taken.
         guard: Which PUTs that remove several annotations are merged.
         coder: Compresses what is sent.
+        spaces: The coordinates of data sets, for exports.
     """
 
     def __init__(
-        self, store: AnnotationStore, max_body_bytes: int, guard: GuardMode, coder: Coder
+        self,
+        store: AnnotationStore,
+        max_body_bytes: int,
+        guard: GuardMode,
+        coder: Coder,
+        spaces: Spaces,
     ) -> None:
         self.store = store
+        self.spaces = spaces
         self.coder = coder
         self.max_body_bytes = max_body_bytes
         self.guard: GuardMode = guard
@@ -38,9 +48,14 @@ class AnnotationResource:
         """Send an annotation file, or one annotation of it.
         ---
         summary: Read annotations
-        description: The whole file as it is on disk, or with `id` that one annotation.
+        description: >-
+            The whole file as it is on disk, or with `id` that one annotation. With `bbox`,
+            `anntype`, `type` and `reviewed` those annotations that are all of it, byte for byte as
+            in the file; with `format` as JSON Lines, CSV or SWC.
         tags: [Annotations]
-        parameters: [Dataset, Block, Leaf, OptionalId, Range, IfNoneMatch]
+        parameters:
+            [Dataset, Block, Leaf, OptionalId, Bbox, Anntype, Type, Reviewed, Format, Range,
+             IfNoneMatch]
         responses:
             200:
                 description: The file, or the annotation.
@@ -51,6 +66,9 @@ class AnnotationResource:
                             oneOf:
                                 - {type: array, items: {$ref: '#/components/schemas/Annotation'}}
                                 - {$ref: '#/components/schemas/Annotation'}
+                    application/x-ndjson: {schema: {type: string}}
+                    text/csv: {schema: {type: string}}
+                    text/plain: {schema: {type: string}}
             206: PartialContent
             304: NotModified
             400: BadRequest
@@ -61,11 +79,36 @@ class AnnotationResource:
             500: Damaged
             503: Busy
         """
-        id_ = optional_id(req)
+        id_, query = optional_id(req), query_of(req)
+        if query is not None:
+            if id_ is not None:
+                raise BadInputError(
+                    "'id' names one annotation; leave out bbox, anntype, type, reviewed and format."
+                )
+            self._send_chosen(req, resp, name, query)
+            return
         content = self.store.read(name) if id_ is None else self.store.read_one(name, id_)
         version = Version(content.etag, content.mtime_s, JSON, "Accept-Encoding")
         if not answered_from_copy(req, resp, version):
             body, coding = self.coder.code(req, content.body, "text")
+            send_bytes(req, resp, body, version, coding)
+
+    def _send_chosen(
+        self, req: Request, resp: Response, name: AnnotationName, query: Query
+    ) -> None:
+        format_ = query.format_or("json")
+        space = self.spaces.of(name.dataset)
+        format_.check(space)
+        content = self.store.read(name)
+        version = Version(
+            f"{content.etag}-{query.etag(space)}",
+            content.mtime_s,
+            format_.media_type,
+            "Accept-Encoding",
+        )
+        if not answered_from_copy(req, resp, version):
+            found = found_in(f"{name.block.text}/{name.leaf}", content.body, query.wanted)
+            body, coding = self.coder.code(req, b"".join(format_.write(found, space)), "text")
             send_bytes(req, resp, body, version, coding)
 
     def on_put(self, req: Request, resp: Response, name: AnnotationName) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import time
 from collections import deque
 from collections.abc import Callable
@@ -71,8 +72,12 @@ class Crew:
 
     def start(self) -> None:
         """Begin to watch."""
+        # Of two signals at once the kernel gives one to any thread that takes it, and may so give
+        # both to the thread on watch: then nothing would wake the overseer, which handles them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         for thread in self._threads:
             thread.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     @property
     def waiting(self) -> int:

@@ -7,10 +7,11 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Callable
-from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from neurotrale.app import AppSettings, create_app
@@ -71,13 +72,14 @@ def serve(settings: ServeSettings, announce: Callable[[Started], None]) -> int:
         StartError: The data root, the address or the ready file is not usable.
     """
     _check_ready_file(settings.ready_file)
-    with _listening(settings) as listening:
-        app = create_app(settings.app)
+    with _listening(settings) as listening, _shelf() as shelf:
+        app = create_app(replace(settings.app, shelf=shelf))
         tree = Tree(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
         _warn_about_shadows(tree, tokens=settings.app.token_file is not None)
         if settings.ready_file is not None:  # an old one would tell of a service that is gone
             settings.ready_file.unlink(missing_ok=True)
         url, facts = _address(listening, settings)
+        facts |= {"node": socket.gethostname(), "pid": os.getpid()}
         started = Started(url, facts, tree.root, tree.datasets())
         gc.freeze()  # what workers share with their parent stays shared
         supervisor = Supervisor(
@@ -90,6 +92,19 @@ def serve(settings: ServeSettings, announce: Callable[[Started], None]) -> int:
         finally:
             if settings.ready_file is not None:
                 settings.ready_file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _shelf() -> Iterator[Path | None]:
+    """Make a directory for what workers leave for each other; it is gone in the end."""
+    try:
+        directory = TemporaryDirectory(prefix="neurotrale-", ignore_cleanup_errors=True)
+    except OSError as error:
+        log.warning("workers share nothing, as there is no temporary directory: %s", error)
+        yield None
+        return
+    with directory as name:
+        yield Path(name)
 
 
 def _listening(settings: ServeSettings) -> AbstractContextManager[socket.socket]:
@@ -109,8 +124,11 @@ def _address(listening: socket.socket, settings: ServeSettings) -> tuple[str, di
 
 def _ready(path: Path | None, started: Started, announce: Callable[[Started], None]) -> None:
     if path is not None:
-        facts = {**started.facts, "node": socket.gethostname(), "pid": os.getpid()}
-        replace_file(path, [json.dumps(facts).encode() + b"\n"])
+        umask = os.umask(0o077)  # where it listens is for its owner to tell
+        try:
+            replace_file(path, [json.dumps(started.facts).encode() + b"\n"])
+        finally:
+            os.umask(umask)
     announce(started)
 
 

@@ -1,0 +1,1 @@
+"""Annotation files as Neuroglancer Precomputed annotation sources, made on the fly."""

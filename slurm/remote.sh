@@ -1,0 +1,91 @@
+# `launch` on another computer than the login node: it sends itself there, and keeps the tunnel open.
+# Sourced by it; written for the old bash of macOS, too.
+# shellcheck shell=bash
+
+files=(launch session.sh steps.sh serve.sbatch resubmit balance)
+there=.neurotrale/slurm
+# NEUROTRALE_SSH: another ssh, or options for it
+read -ra ssh <<<"${NEUROTRALE_SSH:-ssh}"
+
+# on_login WORDS: run launch there as it is here
+on_login() {
+    COPYFILE_DISABLE=1 tar -C "$here" -cf - "${files[@]}" | "${ssh[@]}" "$login" \
+        "sh -c 'umask 077 && mkdir -p $there && tar -C $there -xf -' && $(call "$@")"
+}
+
+# call WORDS: the command line of launch there, quoted for a shell
+call() {
+    printf 'env NEUROTRALE_LOGIN=%q %q/launch --local-port %q' "$login" "$there" "$local_port"
+    printf ' %q' "$@"
+}
+
+# refuse_taken_port: before anything is queued
+refuse_taken_port() {
+    ! (exec 3<>"/dev/tcp/127.0.0.1/$local_port") 2>/dev/null ||
+        fail 1 "port $local_port of this computer is in use. Choose another with --local-port."
+}
+
+# follow SESSION: a tunnel to the job that serves, and to each that continues it
+follow() {
+    local session=$1 facts code told='' job node port token
+    # An input that stays open and empty: when this computer goes away, `hold` sees its end.
+    local pipe
+    pipe=$(mktemp -u)
+    mkfifo "$pipe"
+    exec 3<>"$pipe"
+    rm "$pipe"
+    while :; do
+        code=0
+        facts=$(on_login await "$session") || code=$?
+        case $code in
+            0) ;;
+            255)
+                say "no connection to $login; trying again"
+                sleep 5
+                continue
+                ;;
+            3) exit 3 ;;
+            *)
+                # One that was served until now was stopped, by whomever.
+                [[ -z $told ]] || fail 3 "session $session is over"
+                exit "$code"
+                ;;
+        esac
+        read -r job node port token <<<"$facts"
+        if [[ -z $told ]]; then
+            printf '%s\n' "" "The tunnel is open as long as this runs; Ctrl-C closes it, the job goes on." \
+                "Open  http://localhost:$local_port/${token:+token/$token/}" \
+                "Stop  launch --login $login stop $session"
+            told=yes
+        fi
+        say "tunnel to job $job on $node, port $port"
+        "${ssh[@]}" -o ExitOnForwardFailure=yes -o ServerAliveInterval=15 -L "$local_port:$node:$port" "$login" \
+            "$(call hold "$session" "$job")" <&3 &
+        trap 'kill $! 2>/dev/null || true' EXIT
+        wait $! || say 'the tunnel broke; trying again'
+        trap - EXIT
+        sleep 1
+    done
+}
+
+case $command in
+    submit)
+        if [[ -z $tunnel ]]; then
+            on_login submit ${words[@]+"${words[@]}"} ${no_wait:+"$no_wait"} -- ${options[@]+"${options[@]}"}
+            exit
+        fi
+        refuse_taken_port
+        session=$(on_login submit ${words[@]+"${words[@]}"} --no-wait -- ${options[@]+"${options[@]}"})
+        follow "$session"
+        ;;
+    tunnel)
+        ((${#words[@]})) || fail 2 "which session? 'launch --login $login status' lists them."
+        refuse_taken_port
+        follow "${words[0]}"
+        ;;
+    status | stop)
+        on_login "$command" ${words[@]+"${words[@]}"}
+        exit
+        ;;
+    *) usage >&2 && exit 2 ;;
+esac

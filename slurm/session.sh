@@ -1,0 +1,159 @@
+# What `launch` knows about sessions: their files, their jobs, whether they answer. Sourced by it.
+# shellcheck shell=bash
+
+site=${NEUROTRALE_SITE:-$HOME/.neurotrale/site}
+# shellcheck source=/dev/null
+[[ ! -r $site ]] || . "$site"
+state=${NEUROTRALE_STATE:-$HOME/.neurotrale}
+poll_s=2
+
+# say WORDS: to the person who waits; standard output is for what other programs read.
+say() {
+    printf '%s\n' "$*" >&2
+}
+
+# fail CODE WORDS
+fail() {
+    say "launch: ${*:2}"
+    exit "$1"
+}
+
+# queue: a line for each of my jobs: id|state|reason|time left|expected start
+queue() {
+    squeue --noheader --user="$(id -un)" --format='%A|%T|%r|%L|%S' ||
+        fail 1 'Slurm does not answer (squeue failed).'
+}
+
+# line_of JOB: its line of the queue, or nothing
+line_of() {
+    local lines
+    lines=$(queue) || exit 1
+    sed -n "/^$1|/p" <<<"$lines"
+}
+
+# field SESSION NAME: the content of one of its small files, or nothing
+field() {
+    cat "$state/sessions/$1/$2" 2>/dev/null || true
+}
+
+# session_of JOB-OR-SESSION
+session_of() {
+    local place
+    for place in "$state/sessions"/*/; do
+        [[ -d $place ]] || continue
+        place=$(basename "$place")
+        case $1 in "$place" | "$(field "$place" job)" | "$(field "$place" next)") echo "$place" && return ;; esac
+    done
+    fail 1 "no session or job $1 of yours. 'launch status' lists them."
+}
+
+# job_of SESSION: the job that serves or will, or nothing when the session is over
+job_of() {
+    local id
+    # The session's own number: before its first job has written anything.
+    for id in "$(field "$1" job)" "$(field "$1" next)" "$1"; do
+        if [[ -n $id && -n $(line_of "$id") ]]; then
+            echo "$id" && return
+        fi
+    done
+}
+
+# log_of JOB
+log_of() {
+    scontrol show job "$1" 2>/dev/null | sed -n 's/^ *StdOut=//p'
+}
+
+# known SESSION KEY: a value from its connection file
+known() {
+    field "$1" connection.json | sed -n "s/.*\"$2\": \"\{0,1\}\([^\",}]*\).*/\1/p"
+}
+
+# token_of SESSION: the token that was made for it; nothing when it has a token file of its own
+token_of() {
+    field "$1" tokens | sed -n '1s/^.*://p'
+}
+
+# healthy NODE PORT
+healthy() {
+    curl --noproxy '*' --silent --fail --max-time 5 --output /dev/null "http://$1:$2/api/health"
+}
+
+# in_words REASON START: why a job is pending
+in_words() {
+    local words
+    words=$(reason_in_words "$1")
+    case $2 in N/A | '') ;; *) words+=", expected to start at $2" ;; esac
+    echo "$words"
+}
+
+reason_in_words() {
+    case $1 in
+        None) echo 'Slurm has not looked at it yet' ;;
+        Resources) echo 'it is next; the nodes it needs are in use' ;;
+        Priority) echo 'jobs of higher priority are ahead of it' ;;
+        Dependency) echo 'the job before it is still running' ;;
+        BeginTime) echo 'it may not begin yet' ;;
+        PartitionTimeLimit) echo 'the partition does not allow that long; ask for less --time' ;;
+        PartitionNodeLimit) echo 'the partition does not allow that many nodes; ask for fewer --nodes' ;;
+        PartitionConfig | BadConstraints) echo 'no nodes of the partition fit what it asks for' ;;
+        PartitionDown | PartitionInactive) echo 'the partition is out of service; choose another --partition' ;;
+        ReqNodeNotAvail* | *DOWN*) echo 'nodes it needs are down, drained or reserved' ;;
+        JobHeldUser) echo "you hold it; 'scontrol release' lets it go" ;;
+        JobHeldAdmin) echo 'an administrator holds it' ;;
+        Reservation) echo 'its reservation has not begun' ;;
+        Licenses) echo 'licenses it needs are in use' ;;
+        QOS* | Assoc* | MaxCpuPerAccount | *Limit*) echo 'a limit of your account or quality of service is reached' ;;
+        *) echo 'Slurm names this reason only' ;;
+    esac | sed "s/\$/ ($1)/"
+}
+
+# await SESSION: wait until it answers; print its job, node, port and token. Exit code 3: it is over.
+await() {
+    local session job told='' words status reason start unreached=0
+    session=$(session_of "$1")
+    while :; do
+        job=$(job_of "$session") || exit 1
+        [[ -n $job ]] || over "$session"
+        IFS='|' read -r _ status reason _ start <<<"$(line_of "$job")"
+        case $status in
+            PENDING) words="is pending: $(in_words "$reason" "$start")" ;;
+            RUNNING)
+                words='runs; waiting until the service answers'
+                if [[ $(field "$session" job) = "$job" && -n $(known "$session" port) ]]; then
+                    if healthy "$(known "$session" node)" "$(known "$session" port)"; then
+                        say "job $job runs and is healthy"
+                        break
+                    fi
+                    # It answers there, or it would not say where.
+                    if ((++unreached > 15)); then
+                        say "job $job runs, but $(hostname) does not reach it: a firewall? See 'Firewalls' in README.md."
+                        break
+                    fi
+                fi
+                ;;
+            *) words="is ${status:-ending}" ;;
+        esac
+        if [[ $words != "$told" ]]; then
+            say "job $job $words"
+            told=$words
+        fi
+        sleep "$poll_s"
+    done
+    echo "$job $(known "$session" node) $(known "$session" port) $(token_of "$session")"
+}
+
+# over SESSION: tell how it ended, and clean up
+over() {
+    local job log
+    job=$(field "$1" job)
+    log=$(log_of "${job:-$1}")
+    say "session $1 is over${log:+; the end of its log, $log:}"
+    [[ -z $log ]] || tail -n 10 "$log" >&2 || true
+    forget "$1"
+    exit 3
+}
+
+# forget SESSION: its token is worth nothing any more
+forget() {
+    rm -rf "${state:?}/sessions/${1:?}"
+}
