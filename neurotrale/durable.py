@@ -27,6 +27,7 @@ def replace_file(
     path: Path,
     pieces: Iterable[bytes | memoryview],
     before_rename: Callable[[], None] = lambda: None,
+    temporary: Path | None = None,
 ) -> os.stat_result:
     """Write a temporary sibling, make it durable, and rename it over the file.
 
@@ -39,6 +40,7 @@ def replace_file(
         pieces: All of its new content.
         before_rename: Called when the new content is on disk and not yet visible; an error that
             it raises leaves the file as it was.
+        temporary: A sibling's name of one's own, for writers that nothing keeps apart.
 
     Returns:
         What stat says of the new file.
@@ -46,7 +48,7 @@ def replace_file(
     Raises:
         OSError: Nothing was changed.
     """
-    temporary = temporary_of(path)
+    temporary = temporary or temporary_of(path)
     with suppress(FileNotFoundError):
         temporary.unlink()
     # Opened before anything is changed: who may not do that is told so in time.

@@ -112,7 +112,7 @@ class Tree:
         for part in parts:
             check_name(part)
         directory = "/".join((str(self.root).rstrip("/"), *parts))
-        if not self._inside(directory):
+        if not self.inside(directory):
             return None
         if len(self._known) >= REMEMBERED_DIRECTORIES:
             self._known.clear()
@@ -130,7 +130,7 @@ class Tree:
         for part in parts:
             check_name(part)
         path = self.root.joinpath(*parts)
-        if not self._inside(path):
+        if not self.inside(path):
             log.warning(
                 "refused %s: a symbolic link leads out of the data root %s"
                 " (allow that with --follow-symlinks)",
@@ -176,7 +176,7 @@ class Tree:
     def _entry(self, entry: os.DirEntry[str]) -> Entry | None:
         try:
             check_name(entry.name)
-            if entry.is_symlink() and not self._inside(Path(entry.path)):
+            if entry.is_symlink() and not self.inside(Path(entry.path)):
                 return None
             if entry.is_dir():
                 return Entry(entry.name, True)
@@ -219,8 +219,8 @@ class Tree:
         path = self.path(parts)
         info, annotations = path / "info", path / "annotations"
         with reading("/".join(parts)):
-            return (info.is_file() and self._inside(info)) or (
-                annotations.is_dir() and self._inside(annotations)
+            return (info.is_file() and self.inside(info)) or (
+                annotations.is_dir() and self.inside(annotations)
             )
 
     def has_file(self, parts: Parts) -> bool:
@@ -231,7 +231,8 @@ class Tree:
             return False
         return found is not None and stat.S_ISREG(found[1].st_mode)
 
-    def _inside(self, path: Path | str) -> bool:
+    def inside(self, path: Path | str) -> bool:
+        """Tell whether a path lies below the root, its links followed; any does if they may."""
         if self.follow_symlinks:
             return True
         real = os.path.realpath(path)

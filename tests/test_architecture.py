@@ -19,11 +19,11 @@ PACKAGE = REPOSITORY / "neurotrale"
 # other rooms or from above.
 LAYERS = (
     {"errors"},
-    {"names", "faults", "codings", "times", "kept", "tokens"},
+    {"names", "faults", "codings", "times", "kept", "many", "tokens"},
     {"tree"},
     {"files", "durable"},
     {"chunks", "annotations"},
-    {"ingest", "layers"},
+    {"ingest", "layers", "checking", "repacking"},
     {"demo", "queries"},
     {"resources", "router", "gate"},
     {"routes", "problems", "openapi"},
@@ -54,6 +54,9 @@ FORBIDDEN = {
     "tokens": HTTP | IMAGES | {"json", "msgspec", "filelock"},
     "gate": FILES | IMAGES | {"waitress", "socket", "threading"},
     "ingest": HTTP | {"click", "filelock"},
+    "checking": HTTP | {"click", "filelock", "tifffile"},
+    "repacking": HTTP | {"click", "filelock", "tifffile"},
+    "many": HTTP | FILES | IMAGES,
     "demo": HTTP | {"click"},
     "resources": FILES | IMAGES | {"waitress", "socket", "threading", "signal", "subprocess"},
     "router": FILES | IMAGES | {"waitress", "socket"},

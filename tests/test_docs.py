@@ -18,10 +18,11 @@ import tifffile
 
 import neurotrale as package
 from neurotrale.annotations.check import GEOMETRY, NOT_NULL
+from neurotrale.checking.kinds import KINDS
 from neurotrale.cli import main
 from neurotrale.demo import write_demo
 from neurotrale.problems import TABLE
-from tests.datasets import gradient
+from tests.datasets import gradient, write_dataset
 from tests.processes import ACCESS_LINE, PATIENCE_S, REPOSITORY, neurotrale, run, running
 from tests.stacks import visible_files, write_planes
 
@@ -60,8 +61,8 @@ def test_readme_begins_with_the_two_commands() -> None:
 
 
 def parsed(words: list[str]) -> click.Context:
-    """Have the command line take the words of a command; its /data stands for any directory."""
-    name, *rest = [str(REPOSITORY) if word == "/data" else word for word in words]
+    """Have the command line take the words of a command; its /data may be any directory."""
+    name, *rest = [str(REPOSITORY) if word in ("/data", "/data/brain") else word for word in words]
     return main.commands[name].make_context(
         name, rest, parent=click.Context(main, **main.context_settings)
     )
@@ -113,11 +114,18 @@ def test_readme_names_only_make_targets_that_exist() -> None:
 
 # --- examples ---
 
-EXAMPLES = [
-    (match[1], match[2])
-    for block in blocks("console")
-    for match in re.finditer(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
-]
+
+def examples(of_service: bool) -> list[tuple[str, str]]:
+    """Commands with what they print: those that ask the service, or those on the files."""
+    return [
+        (match[1], match[2])
+        for block in blocks("console")
+        if (SERVED_AT in block) == of_service
+        for match in re.finditer(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", block, re.MULTILINE)
+    ]
+
+
+EXAMPLES = examples(of_service=True)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +156,25 @@ def test_readme_examples_give_what_the_readme_shows(demo_url: str) -> None:
             check=True,
         )
         assert shown(expected).fullmatch(done.stdout.strip()), f"{command}\n{done.stdout}"
+
+
+def test_readme_examples_on_files_give_what_the_readme_shows(tmp_path: Path) -> None:
+    write_demo(tmp_path / "demo-data")
+    command_line = shlex.join(neurotrale())
+    for command, expected in examples(of_service=False):
+        script = f'neurotrale() {{ {command_line} "$@"; }}; {command}'
+        done = run(["sh", "-c", script], cwd=tmp_path)
+        assert done.stdout.strip() == expected.strip(), f"{command}\n{done.stderr}"
+
+
+def test_readme_commands_of_check_and_repack_do_what_they_say(tmp_path: Path) -> None:
+    dataset = write_dataset(tmp_path / "brain")
+    commands = [c for c in COMMANDS if c.startswith(("neurotrale check", "neurotrale repack"))]
+    assert len(commands) >= 5
+    for command in commands:
+        done = run(neurotrale(*shlex.split(command.replace("/data/brain", str(dataset)))[1:]))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
 
 
 def test_readme_examples_use_every_method() -> None:
@@ -183,6 +210,39 @@ def test_readme_options_are_those_of_the_command_line(monkeypatch: pytest.Monkey
     first, *others = rows(section("Options"))
     assert first[:3] == ["`DATA` (of `serve`)", "`PRECOMPUTED_PATH`", "`/data`"]
     assert others == expected
+
+
+def test_readme_options_of_check_and_repack_are_those_of_the_command_line() -> None:
+    expected = [
+        [
+            f"`{'/'.join(option.opts)}`",
+            "required" if option.required else "none" if option.multiple else default_of(option),
+            option.help,
+        ]
+        for name in ("check", "repack")
+        for option in main.commands[name].params
+        if isinstance(option, click.Option)
+    ]
+    first, second = section("Check a data set").split("`neurotrale repack` rewrites")
+    assert rows(first) + rows(second) == expected
+
+
+def test_page_of_check_has_every_kind_of_finding() -> None:
+    page = (REPOSITORY / "docs" / "check.md").read_text()
+    expected = [
+        [f"`{kind.name}`", kind.severity, kind.what, kind.viewer, kind.mend]
+        for kind in KINDS.values()
+    ]
+    assert rows(page) == expected
+
+
+def test_page_of_check_shows_json_as_it_is_printed(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "check.md").read_text()
+    (example,) = re.findall(r"^```json\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    dataset = write_demo(tmp_path)
+    (dataset / "2_2_2" / "0-64_0-64_0-64.tiff").unlink()
+    printed = run(neurotrale("check", dataset, "--json")).stdout
+    assert printed.replace(str(dataset), "/data/brain") == example
 
 
 def test_readme_options_hold_for_the_demo_too() -> None:
@@ -286,6 +346,7 @@ def test_readme_starts_with_its_name_and_has_its_sections() -> None:
     assert titles == [
         "Use",
         "From a stack to a data set",
+        "Check a data set",
         "Nothing is lost",
         "URLs",
         "Options",

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 BLOCK_INFO = "block_info.csv"
 CACHED_SIZES = 1024
 
-_LEGACY_DIRECTORY = re.compile(r"x\d{4,}_y\d{4,}", re.ASCII)
+LEGACY_DIRECTORY = re.compile(r"x\d{4,}_y\d{4,}", re.ASCII)
 
 Triple = tuple[int, int, int]
 
@@ -103,11 +103,11 @@ class Blocks:
             names = [entry.name for entry in self.tree.entries(above) if entry.is_directory]
         except MissingError:
             return False
-        return any(map(_LEGACY_DIRECTORY.fullmatch, names))
+        return any(map(LEGACY_DIRECTORY.fullmatch, names))
 
 
 def _learn(path: Path, *, is_there: bool) -> Triple | None:
-    size_vx = _parse(path) if is_there else None
+    size_vx = read_block_size(path) if is_there else None
     if size_vx is None:
         log.warning(
             "%s is %s: blocks are looked up by their literal names (expected three positive"
@@ -118,7 +118,8 @@ def _learn(path: Path, *, is_there: bool) -> Triple | None:
     return size_vx
 
 
-def _parse(path: Path) -> Triple | None:
+def read_block_size(path: Path) -> Triple | None:
+    """Read a ``block_info.csv``: x, y, z in voxels; None when it is missing or malformed."""
     try:
         with reading(path.name):
             if not path.is_file():  # to open a pipe would be to wait for its writer

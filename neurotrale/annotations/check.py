@@ -61,6 +61,21 @@ def check_annotations(annotations: object) -> Report:
     return report
 
 
+def check_each(annotations: Iterable[object]) -> Report:
+    """Check the annotations of a file by themselves: all rules but that their ids differ.
+
+    Args:
+        annotations: Looked at one after the other, so that not all need be in memory at once.
+    """
+    report = Report()
+    problem, warn = _Capped(report.problems), _Capped(report.warnings)
+    for index, annotation in enumerate(annotations):
+        _check(annotation, f"[{index}]", problem, warn, nulls=True)
+    warn.close()
+    problem.close()
+    return report
+
+
 def check_annotation(annotation: object) -> Report:
     """Check the body of a PATCH, one annotation with its id filled in."""
     report = Report()

@@ -58,6 +58,7 @@ class Segments:
         compression: ``none``, ``deflate`` or ``zstd``.
         spans: Offset and size of each segment, in the order of the voxels.
         crc32: Of all decoded voxels in the file's byte order, if the file states it.
+        is_tile: Whether they are one volumetric tile, or else a strip a page.
     """
 
     shape_zyx: tuple[int, int, int]
@@ -66,6 +67,7 @@ class Segments:
     compression: str
     spans: tuple[tuple[int, int], ...]
     crc32: int | None
+    is_tile: bool = False
 
     @property
     def segment_bytes(self) -> int:
@@ -104,7 +106,8 @@ def _find(data: bytes) -> Segments | None:
     plain = first.get(_PREDICTOR, 1) == 1 and first.get(_FILL_ORDER, 1) == 1 and samples == 1
     if bits not in (8, 16, 32, 64) or kind is None or compression is None or not plain:
         return None
-    shape, spans = _volume(first, pages) if _TILE_WIDTH in first else _strips(first, pages)
+    is_tile = _TILE_WIDTH in first
+    shape, spans = _volume(first, pages) if is_tile else _strips(first, pages)
     if shape is None or any(not at or not n or at + n > len(data) for at, n in spans):
         return None
     if compression == NONE:
@@ -113,9 +116,8 @@ def _find(data: bytes) -> Segments | None:
     description = data[at : at + first.get(_DESCRIPTION_BYTES, 0)]
     if _has_other_order(description):
         return None
-    return Segments(
-        shape, f"{kind}{bits}", order == ">", compression, spans, _stated_crc32(description)
-    )
+    crc32 = _stated_crc32(description)
+    return Segments(shape, f"{kind}{bits}", order == ">", compression, spans, crc32, is_tile)
 
 
 def _has_other_order(description: bytes) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 import neurotrale
+from neurotrale.cli.check import check
 from neurotrale.cli.demo import demo
 from neurotrale.cli.export import export
 from neurotrale.cli.ingest import ingest
 from neurotrale.cli.locks import locks
 from neurotrale.cli.past import corrections, held, history, restore
+from neurotrale.cli.repack import repack
 from neurotrale.cli.serve import serve
 from neurotrale.cli.token import token
 
@@ -21,6 +23,6 @@ def main() -> None:
 
 
 for command in (
-    serve, demo, ingest, history, restore, held, corrections, export, locks, token,
+    serve, demo, ingest, check, repack, history, restore, held, corrections, export, locks, token,
 ):  # fmt: skip
     main.add_command(command)
