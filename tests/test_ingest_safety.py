@@ -327,14 +327,14 @@ finally:
 def test_stack_larger_than_the_memory_stays_under_the_limit(
     tmp_path: Path, segmentation: bool
 ) -> None:
-    planes, side, limit = 70, 1600, 170 * 2**20
+    planes, side, limit = 84, 1600, 200 * 2**20
     plane = np.zeros((side, side), "uint16")
     source = write_planes(
         tmp_path / "in", (plane + np.uint16(z) for z in range(planes)), compression="zlib"
     )
     assert planes * plane.nbytes > 2 * limit
     arguments = neurotrale("ingest", "--source", source, "--dest", tmp_path / "out",
-                           "--voxel-size", "1,1,1", "--memory", "170M", "--n-cores", "2",
+                           "--voxel-size", "1,1,1", "--memory", "200M", "--n-cores", "2",
                            *["--segmentation"] * segmentation)[3:]  # fmt: skip
     done = run([sys.executable, "-c", _MEASURED, *arguments])
     assert done.returncode == 0, done.stderr
