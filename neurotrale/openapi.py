@@ -12,6 +12,7 @@ from falcon_apispec import FalconPlugin
 
 import neurotrale
 from neurotrale.annotations.check import GEOMETRY
+from neurotrale.datasets.described import SCHEMAS
 from neurotrale.gate import OPEN_PATH
 from neurotrale.router import App, OrderedRouter
 
@@ -55,13 +56,7 @@ def openapi_document(app: App, router: OrderedRouter, *, tokens: bool = False) -
         openapi_version="3.0.3",
         info={"description": _DESCRIPTION},
         servers=[{"url": "../"}],
-        tags=[
-            {"name": "Image chunks"},
-            {"name": "Annotations"},
-            {"name": "History"},
-            {"name": "Files"},
-            {"name": "Service"},
-        ],
+        tags=[{"name": name} for name in _TAGS],
         plugins=[RouterPlugin(app, router)],
     )
     _add_schemas(spec)
@@ -83,6 +78,7 @@ def openapi_document(app: App, router: OrderedRouter, *, tokens: bool = False) -
     return document
 
 
+_TAGS = ("Image chunks", "Annotations", "History", "Files", "Pages", "Service")
 _DESCRIPTION = (
     "Image chunks in Neuroglancer's Precomputed format, directory pages and plain files, and JSON"
     " annotations that can be edited. Axis order is x, y, z everywhere; coordinates are voxels of"
@@ -114,6 +110,8 @@ def _add_schemas(spec: APISpec) -> None:
     spec.components.schema("Annotation", _annotation_schema())
     text = {"type": "array", "items": {"type": "string"}}
     spec.components.schema("History", _history_schema(text))
+    for key, schema in SCHEMAS.items():
+        spec.components.schema(key, schema)
     for name, key in (("Stored", "filename"), ("Changed", "id")):
         properties = {key: {"type": "string"}, "warnings": text, "kept": {"type": "integer"}}
         spec.components.schema(
@@ -207,6 +205,7 @@ def _add_parameters(spec: APISpec) -> None:
         "Leaf": ("leaf", "File name without .json.", "fibers"),
         "Directory": ("directory", "Path of a directory.", "lab/mouse-3/1_1_1"),
         "File": ("file", "Path of a file.", "lab/mouse-3/info"),
+        "Asset": ("asset", "A file that the page loads.", "index.html"),
     }
     for key, (name, description, example) in paths.items():
         spec.components.parameter(key, "path", _path_parameter(name, description, example))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+from neurotrale.bundles import Bundle
+from neurotrale.datasets.catalog import Catalog
 from neurotrale.names import AnnotationName, BlockName, ChunkPath, split_path
 from neurotrale.resources.annotations import AnnotationResource
 from neurotrale.resources.api import (
@@ -13,8 +16,16 @@ from neurotrale.resources.api import (
     DocumentResource,
     HealthResource,
 )
+from neurotrale.resources.bundles import (
+    SlashResource,
+    UiAssetResource,
+    UiResource,
+    ViewerAssetResource,
+    ViewerResource,
+)
 from neurotrale.resources.chunks import ChunkResource, TiffResource
 from neurotrale.resources.corrections import CorrectionsResource
+from neurotrale.resources.datasets import DatasetResource, OpenResource, PreviewResource
 from neurotrale.resources.files import FileResource
 from neurotrale.resources.history import (
     HeldResource,
@@ -67,11 +78,41 @@ def _file(groups: Mapping[str, str]) -> dict[str, object]:
     return {"file": split_path(groups["file"])}
 
 
+def _asset(groups: Mapping[str, str]) -> dict[str, object]:
+    return {"asset": split_path(groups["asset"])}
+
+
+def _add_pages(app: App, catalog: Catalog, viewer: Bundle | None, ui: Bundle | None) -> None:
+    """Add what people open: data sets, and the viewers. `/ui/` is there only when it is wanted."""
+    template, pattern = "/api/datasets/{dataset}", "/api/datasets(?P<dataset>(?:/.+)?)"
+    for last, resource in (
+        ("preview.png", PreviewResource(catalog)),
+        ("open", OpenResource(catalog)),
+    ):
+        app.add_route(
+            f"{template}/{last}", resource, pattern=f"{pattern}/{re.escape(last)}", values=_dataset
+        )
+    app.add_route(template, DatasetResource(catalog), pattern=f"{pattern}/?", values=_dataset)
+    _add_bundle(app, "viewer", ViewerResource(viewer), ViewerAssetResource(viewer))
+    if ui is not None:
+        _add_bundle(app, "ui", UiResource(ui), UiAssetResource(ui))
+
+
+def _add_bundle(app: App, name: str, page: object, assets: object) -> None:
+    app.add_route(f"/{name}/", page, pattern=f"/{name}/")
+    app.add_route(f"/{name}", SlashResource(), pattern=f"/{name}")
+    app.add_route(f"/{name}/{{asset}}", assets, pattern=f"/{name}/(?P<asset>.+)", values=_asset)
+
+
 def add_routes(
     app: App,
     *,
     health: HealthResource,
     document: DocumentResource,
+    assets: AssetResource,
+    catalog: Catalog,
+    viewer: Bundle | None,
+    ui: Bundle | None,
     annotations: AnnotationResource,
     history: HistoryResource,
     revision: RevisionResource,
@@ -85,13 +126,14 @@ def add_routes(
     files: FileResource,
 ) -> None:
     """Add every route of the service to an app that has an `OrderedRouter`."""
-    index_html = IndexResource(index.tree)
+    index_html = IndexResource(index.tree, viewer=viewer is not None, ui=ui is not None)
     add = app.add_route
     add("/api/health", health, pattern="/api/health")
     add("/api/openapi.json", document, pattern="/api/openapi[.]json")
     add("/api/", DocsResource(), pattern="/api/")
     add("/api", DocsRedirectResource(), pattern="/api")
-    add("/api/{asset}", AssetResource(), pattern="/api/(?P<asset>.+)", values=dict)
+    _add_pages(app, catalog, viewer, ui)
+    add("/api/{asset}", assets, pattern="/api/(?P<asset>.+)", values=dict)
     add("/", index, pattern="/")
     add("/index.html", index_html, pattern="/index[.]html")
     template = "/{dataset}/annotations/{block}/{leaf}.json"
