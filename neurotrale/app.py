@@ -38,6 +38,7 @@ from neurotrale.resources.history import (
     RevisionResource,
 )
 from neurotrale.resources.listing import DirectoryResource, IndexResource
+from neurotrale.resources.past import HistoryPageResource
 from neurotrale.router import App, OrderedRouter
 from neurotrale.routes import add_routes
 from neurotrale.tokens.file import TokenFile, check_not_served
@@ -143,6 +144,7 @@ def create_app(settings: AppSettings) -> App:
         ui=ui,
         annotations=AnnotationResource(store, settings.max_body_bytes, settings.guard, coder),
         history=HistoryResource(places, past),
+        history_page=HistoryPageResource(places, read_only=settings.read_only),
         revision=RevisionResource(places, past),
         restore=RestoreResource(places, past),
         held=HeldResource(places, past),

@@ -34,6 +34,7 @@ from neurotrale.resources.history import (
     RevisionResource,
 )
 from neurotrale.resources.listing import DirectoryResource, IndexResource
+from neurotrale.resources.past import FilesPageResource, HistoryPageResource
 from neurotrale.router import App
 
 _BOX = r"-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+"
@@ -88,6 +89,7 @@ def _add_pages(app: App, catalog: Catalog, viewer: Bundle | None, ui: Bundle | N
     for last, resource in (
         ("preview.png", PreviewResource(catalog)),
         ("open", OpenResource(catalog)),
+        ("history", FilesPageResource(catalog)),
     ):
         app.add_route(
             f"{template}/{last}", resource, pattern=f"{pattern}/{re.escape(last)}", values=_dataset
@@ -115,6 +117,7 @@ def add_routes(
     ui: Bundle | None,
     annotations: AnnotationResource,
     history: HistoryResource,
+    history_page: HistoryPageResource,
     revision: RevisionResource,
     restore: RestoreResource,
     held: HeldResource,
@@ -140,6 +143,7 @@ def add_routes(
     add(template, annotations, pattern=ANNOTATION, values=_annotation)
     for last, resource in (("history", history), ("restore", restore), ("held", held)):
         add(f"{template}/{last}", resource, pattern=f"{ANNOTATION}/{last}", values=_annotation)
+    add(f"{template}/history/", history_page, pattern=f"{ANNOTATION}/history/", values=_annotation)
     add(
         f"{template}/history/{{revision}}",
         revision,

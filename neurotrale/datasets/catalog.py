@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from neurotrale.annotations.places import Places
 from neurotrale.chunks.info import Info
 from neurotrale.chunks.store import Chunks
@@ -57,6 +59,15 @@ class Catalog:
         """Find the picture that a data set brings itself."""
         found = self.files.find_exact((*dataset, PICTURE))
         return found if isinstance(found, Found) else None
+
+    def annotation_files(self, dataset: Parts) -> Iterator[tuple[str, str]]:
+        """Find the annotation files of a data set: block and leaf, in order.
+
+        Raises:
+            MissingError: It is no data set.
+        """
+        self._info(dataset)
+        return ((block, leaf) for block, leaf, _ in self.tallies.files(dataset))
 
     def look(self, dataset: Parts) -> Look:
         """Look at the volume of a data set.

@@ -108,16 +108,16 @@ class Tallies:
         above = (*dataset, "annotations")
         tree = self.places.tree
         blocks = sorted(entry.name for entry in tree.entries(above) if entry.is_directory)
-        for block in blocks:
-            try:
-                leaves = sorted(
-                    entry.name
-                    for entry in tree.entries((*above, block))
-                    if entry.name.endswith(".json") and not entry.is_directory
-                )
-            except MissingError:  # it was there a moment ago
-                continue
-            for leaf in leaves:
+        return (file for block in blocks for file in self._files(above, block))
+
+    def _files(self, above: Parts, block: str) -> Iterator[tuple[str, str, Place]]:
+        tree = self.places.tree
+        try:
+            entries = list(tree.entries((*above, block)))
+        except MissingError:  # it was there a moment ago
+            return
+        for leaf in sorted(entry.name for entry in entries if not entry.is_directory):
+            if leaf.endswith(".json"):
                 path = tree.path((*above, block, leaf))
                 yield block, leaf, Place(path, tree.relative(path))
 

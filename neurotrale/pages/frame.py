@@ -12,7 +12,6 @@ ASSETS = {
     "service.js": "text/javascript; charset=utf-8",
     "index.js": "text/javascript; charset=utf-8",
     "open.js": "text/javascript; charset=utf-8",
-    "annotations.js": "text/javascript; charset=utf-8",
     "viewer.js": "text/javascript; charset=utf-8",
     "history.js": "text/javascript; charset=utf-8",
 }

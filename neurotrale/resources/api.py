@@ -169,7 +169,6 @@ class AssetResource:
                       - index.js
                       - open.js
                       - viewer.js
-                      - annotations.js
                       - history.js
             - Range
             - IfNoneMatch
