@@ -251,6 +251,7 @@ def test_readme_starts_with_its_name_and_has_its_sections() -> None:
     titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
     assert titles == [
         "Use",
+        "See it",
         "Nothing is lost",
         "URLs",
         "Options",

@@ -15,8 +15,9 @@ from neurotrale.names import Parts
 
 State = dict[str, object]
 
-# Room for one of four panels in a window of usual size.
-PANEL_PX = (600, 400)
+# One of four panels in a window of 1280 x 800 pixels, with a margin; the page that opens the viewer
+# knows the size of the real one.
+PANEL_PX = (600, 350)
 
 # `type` of an annotation -> the source that draws it, below `annotations/layers/`.
 SOURCES = {

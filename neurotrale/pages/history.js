@@ -121,7 +121,7 @@ function describe(change) {
     { class: "actions" },
     element("a", { href: `${file}/history/${change.revision}` }, "The file then"),
   );
-  if (mayWrite) buttons.append(restoreFile("Restore the file", change.revision));
+  if (mayWrite) buttons.append(restoreFile("Restore the file as it was then", change.revision));
   item.append(buttons);
   return item;
 }
@@ -201,7 +201,7 @@ async function load() {
           done: "All that was removed is back.",
           kind: "first",
         }),
-        restoreFile("Restore the file before all changes", 0),
+        restoreFile("Restore the file as it was before all changes", 0),
       );
     }
     await showHeld();

@@ -40,18 +40,14 @@ function describeAnnotations(item, annotations) {
   const section = element("div", { class: "annotations" });
   if (annotations.count) {
     section.append(reviewed(annotations.reviewed, annotations.count, "All annotations"));
-    const rows = annotations.kinds.map((kind) =>
-      element(
-        "li",
-        {},
-        `${kind.anntype || kind.type || "no type"}: `,
-        reviewed(kind.reviewed, kind.count, kind.anntype || kind.type || "no type"),
-      ),
-    );
+    const rows = annotations.kinds.map((kind) => {
+      const name = [kind.anntype, kind.type].filter(Boolean).join(", ") || "no type";
+      return element("li", {}, element("span", {}, name), reviewed(kind.reviewed, kind.count, name));
+    });
     const named = counted(annotations.kinds.length, "kind");
     const inFiles = counted(annotations.files, "file");
     section.append(
-      element("details", {}, element("summary", {}, `${named} in ${inFiles}`), element("ul", {}, ...rows)),
+      element("details", {}, element("summary", {}, `${named} in ${inFiles}`), element("ul", { class: "kinds" }, ...rows)),
     );
   } else {
     section.append(element("span", {}, "No annotations yet"));

@@ -6,6 +6,8 @@ const scene = JSON.parse(state);
 for (const layer of scene.layers) {
   layer.source = `precomputed://${new URL(layer.source, base)}`;
 }
+// The scale is made for a window of 1280 x 800 pixels.
+if (scene.crossSectionScale) scene.crossSectionScale *= Math.max(1280 / innerWidth, 800 / innerHeight);
 const target = new URL(viewer, base);
 target.hash = `!${encodeURIComponent(JSON.stringify(scene))}`;
 location.replace(target);

@@ -23,10 +23,10 @@ NOT_INSTALLED = (
     "The viewer is not installed beside this service. Whoever runs it can add it with"
     " 'pip install --no-deps neuroglancer' and start the service again."
 )
-# Viewers compile WebAssembly, start workers (from blobs, too), and read data of any origin that
-# a person names. Scripts and all else come from the bundle alone.
+# Viewers compile WebAssembly and make code for each type of voxels, start workers (from blobs,
+# too), and read data of any origin that a person names. Scripts come from the bundle alone.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:;"
+    "default-src 'self'; script-src 'self' 'unsafe-eval' blob:; worker-src 'self' blob:;"
     " style-src 'self' 'unsafe-inline'; img-src * data: blob:; font-src 'self' data:;"
     " connect-src * data: blob:; object-src 'none'; base-uri 'self'; frame-ancestors 'self'"
 )
