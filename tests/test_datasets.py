@@ -420,7 +420,7 @@ def test_viewer_is_packed_typed_and_kept(service: Service) -> None:
         for coding in ("gzip", "zstd", "identity"):
             answer = get(service, f"/viewer/{name}", headers={"Accept-Encoding": coding})
             assert answer.status_code == 200
-            assert answer.headers["Content-Type"].startswith("text/javascript")
+            assert "/javascript" in answer.headers["Content-Type"]
             assert answer.headers.get("Content-Encoding", "identity") == coding
             assert "immutable" in answer.headers["Cache-Control"]
             assert answer.headers["Vary"] == "Accept-Encoding"

@@ -45,4 +45,6 @@ def _window(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Window
         return 0.0, 1.0
     low = float(np.percentile(values, _DARKEST))
     high = float(np.percentile(there, _BRIGHTEST))
-    return (low, high) if high > low else (low, low + 1.0)
+    if high > low:
+        return low, high
+    return (0.0, low) if low > 0 else (low, low + 1.0)  # all is alike: white, not black

@@ -19,7 +19,7 @@ from neurotrale.names import ChunkPath, Parts, split_path
 Voxels = NDArray[np.generic]
 
 # Of each axis of a plane, the chunks nearest to its middle.
-MOST_CHUNKS = 4
+MOST_CHUNKS = 8
 MOST_BYTES = 64 * 2**20
 
 
