@@ -371,7 +371,7 @@ def test_channels_are_red_green_and_blue_with_a_contrast_each(
     (path / "1_1_1" / "0-8_0-8_0-4").write_bytes(voxels.tobytes())
     controls = state(service, "colours")["layers"][0]["shaderControls"]
     assert list(controls) == ["red", "green", "blue"]
-    assert [controls[name]["range"][0] for name in controls] == [10, 200, 3000]
+    assert [controls[name]["range"][1] for name in controls] == [10, 200, 3000]
     assert picture(service, "colours").shape == (320, 320, 3)
 
 
@@ -491,3 +491,16 @@ def test_directory_named_ui_is_one_of_the_data_unless_a_ui_is_served(
 ) -> None:
     write_dataset(dataset.with_name("ui"), (8, 8, 8))
     assert get(service, "/ui/info").status_code == 200
+
+
+def test_counts_of_many_files_are_those_of_each(service: Service, dataset: Path) -> None:
+    for block in range(30):
+        for leaf in range(40):
+            annotations = [{"id": "a", "anntype": "axon", "reviewed": leaf % 2 == 0}]
+            write_annotations(dataset, f"x{block}y1z0", f"z-{leaf:04d}.json", annotations)
+    told = facts(service, "brain")["annotations"]
+    assert (told["files"], told["count"], told["reviewed"]) == (1201, 1203, 600)
+    (dataset / "annotations/x3y1z0/z-0000.json").unlink()
+    write_annotations(dataset, "x4y1z0", "z-0001.json", [])
+    told = facts(service, "brain")["annotations"]
+    assert (told["files"], told["count"], told["reviewed"]) == (1200, 1201, 599)

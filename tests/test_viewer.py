@@ -120,7 +120,8 @@ def check_opened(page: Page, base: str, dataset: Path) -> None:
     z = int(state["position"][2])
     # The window spans what is there: neither nothing nor all is black or white.
     assert 0 <= window[0] < np.percentile(volume, 50) < window[1] <= volume.max()
-    show(page, f"{base}/viewer/", {**state, **ONE_PLANE, "position": [250, 210, z + 0.5]})
+    alone = {"layers": state["layers"][:1], "position": [250, 210, z + 0.5]}
+    show(page, f"{base}/viewer/", {**state, **ONE_PLANE, **alone})
     drawn = plane_of(page, 500, 420)
     assert likeness(drawn, volume[z], window) > 0.99
 
@@ -156,6 +157,24 @@ def test_open_stays_below_a_token(
     visit.page.on("request", lambda request: sent.append(request.url))
     check_opened(visit.page, inside, dataset)
     assert [url for url in sent if not url.startswith((inside, "data:", "blob:", "about:"))] == []
+    assert visit.complaints == []
+
+
+def test_open_draws_the_annotations_over_the_volume(
+    service: Service, dataset: Path, visit: Visit
+) -> None:
+    pytest.importorskip("neurotrale.layers", reason="annotations have no sources yet")
+    state = opened(visit.page, f"{service.url}/", dataset.name)
+    assert [layer["name"] for layer in state["layers"]] == ["demo-brain", "polylines", "points"]
+    shown = {**state, **ONE_PLANE, "layers": state["layers"][1:]}
+    assert shown["layers"][1]["annotationColor"] == "#ffd400"
+    points = json.loads((dataset / "annotations/x0y0z0/centroids.json").read_text())
+    x, y, z = next(p["point"] for p in points if 20 < p["point"][0] < 230)
+    show(visit.page, f"{service.url}/viewer/", {**shown, "position": [x, y, z]})
+    plane = plane_of(visit.page, 400, 400)
+    assert tuple(map(int, plane[200, 200])) == (255, 212, 0)
+    red, green, _ = plane.transpose(2, 0, 1)  # fibers are greenish, on blue, the paler the deeper
+    assert ((red < 60) & (green > 100)).sum() > 200
     assert visit.complaints == []
 
 

@@ -67,7 +67,7 @@ class Catalog:
             MissingError: It is no data set.
         """
         self._info(dataset)
-        return ((block, leaf) for block, leaf, _ in self.tallies.files(dataset))
+        return self.tallies.files(dataset)
 
     def look(self, dataset: Parts) -> Look:
         """Look at the volume of a data set.

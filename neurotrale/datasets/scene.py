@@ -35,6 +35,16 @@ _COLOURS = {
     "ellipsoids": "#e36bff",
     "polylines": "#35d0ff",
 }
+_LINE = "void main() {\n  setColor(defaultColor());\n  setLineWidth(2.0);\n%s}\n"
+# Without the discs that the viewer puts on each vertex, of which fibers have hundreds.
+_BARE = "  setEndpointMarkerSize(0.0);\n  setEndpointMarkerBorderWidth(0.0);\n"
+_SHADERS = {
+    "points": "void main() {\n  setColor(defaultColor());\n  setPointMarkerSize(6.0);\n}\n",
+    "lines": _LINE % "",
+    "polylines": _LINE % _BARE,
+}
+# The volume a little from the side.
+_TILTED = [0.25, -0.35, 0.1, 0.897]
 _CHANNELS = ("red", "green", "blue")
 
 
@@ -58,14 +68,11 @@ def scene(
         layers.append({"name": name, "source": source, **_volume(info, contrast)})
     above = f"{source}/annotations" if dataset else "./annotations"
     for kind in dict.fromkeys(SOURCES[type_] for type_ in sorted(types) if type_ in SOURCES):
-        layers.append(
-            {
-                "type": "annotation",
-                "name": kind,
-                "source": f"{above}/layers/{kind}",
-                "annotationColor": _COLOURS[kind],
-            }
-        )
+        layer: State = {"type": "annotation", "name": kind, "annotationColor": _COLOURS[kind]}
+        if kind in _SHADERS:
+            layer["shader"] = _SHADERS[kind]
+        layers.append({**layer, "source": f"{above}/layers/{kind}"})
+        state["showSlices"] = False  # in the panel that shows space they would hide annotations
     state["layers"] = layers
     state["layout"] = "4panel"
     if layers:
@@ -91,6 +98,7 @@ def _view(scale: Scale) -> State:
         "position": middle,
         "crossSectionScale": round(pixel, 6),
         "projectionScale": round(1.5 * max(sizes), 6),
+        "projectionOrientation": _TILTED,
     }
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
 import msgspec
 
-from neurotrale.annotations.places import Place, Places
+from neurotrale.annotations.places import Places
 from neurotrale.errors import BusyError, MissingError
 from neurotrale.faults import reading
 from neurotrale.files import Stamp
 from neurotrale.kept import Kept
 from neurotrale.names import Parts
 
-KEPT_FILES = 20_000
+KEPT_FILES = 10_000
+KEPT_BLOCKS = 10_000
 MOST_KINDS = 40
+MOST_DAMAGED = 100
 PATIENCE_S = 5.0
 OTHER = "(other)"
 
@@ -73,7 +77,7 @@ class Tally:
             "count": self.counts.total(),
             "reviewed": self.reviewed.total(),
             "kinds": [dict(zip(names, kind, strict=True)) for kind in kinds],
-            "damaged": self.damaged,
+            "damaged": self.damaged[:MOST_DAMAGED],
         }
 
 
@@ -87,39 +91,37 @@ class _Row(msgspec.Struct):
 _decoder = msgspec.json.Decoder(list[_Row])
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A version of an annotation file."""
+
+    path: str
+    what: str
+    stamp: Stamp
+
+
 class Tallies:
-    """Counts files; the counts of a version of a file are kept.
+    """Counts annotations; the counts of a version of a file, and of a block, are kept.
 
     Args:
         places: Where annotation files are.
     """
 
     def __init__(self, places: Places) -> None:
-        self.places = places
-        self._kept: Kept[Tally] = Kept(KEPT_FILES)
+        self.tree = places.tree
+        self._files: Kept[Tally] = Kept(KEPT_FILES)
+        self._blocks: Kept[Tally] = Kept(KEPT_BLOCKS)
         self._counting = Lock()
 
-    def files(self, dataset: Parts) -> Iterator[tuple[str, str, Place]]:
-        """Find the annotation files of a data set: block, leaf and place, in order.
+    def files(self, dataset: Parts) -> Iterator[tuple[str, str]]:
+        """Find the annotation files of a data set: block and leaf, in order.
 
         Raises:
             MissingError: It has no annotations.
         """
         above = (*dataset, "annotations")
-        tree = self.places.tree
-        blocks = sorted(entry.name for entry in tree.entries(above) if entry.is_directory)
-        return (file for block in blocks for file in self._files(above, block))
-
-    def _files(self, above: Parts, block: str) -> Iterator[tuple[str, str, Place]]:
-        tree = self.places.tree
-        try:
-            entries = list(tree.entries((*above, block)))
-        except MissingError:  # it was there a moment ago
-            return
-        for leaf in sorted(entry.name for entry in entries if not entry.is_directory):
-            if leaf.endswith(".json"):
-                path = tree.path((*above, block, leaf))
-                yield block, leaf, Place(path, tree.relative(path))
+        blocks = self._names(above, directories=True)
+        return ((block, leaf) for block in blocks for leaf in self._leaves((*above, block)))
 
     def of_dataset(self, dataset: Parts) -> Tally | None:
         """Count the annotations of a data set; None when it has none.
@@ -127,41 +129,70 @@ class Tallies:
         Raises:
             BusyError: Others are being counted.
         """
-        total = Tally()
+        above = (*dataset, "annotations")
         try:
-            for _, _, place in self.files(dataset):
-                total.add(self.of_file(place))
+            blocks = self._names(above, directories=True)
         except MissingError:
             return None
+        total = Tally()
+        for block in blocks:
+            total.add(self._of_block((*above, block)))
         return total
 
-    def of_file(self, place: Place) -> Tally:
-        """Count the annotations of a file.
+    def _of_block(self, block: Parts) -> Tally:
+        found = self._found(block)
+        version = hash(tuple((file.path, file.stamp) for file in found))
+        return self._blocks.get(block, version, lambda: self._sum(found))
 
-        Raises:
-            BusyError: Others are being counted.
-        """
+    def _sum(self, files: list[_File]) -> Tally:
+        total = Tally()
+        for file in files:
+            count = partial(self._count, file)
+            total.add(self._files.get(file.path, file.stamp, count))
+        return total
+
+    def _found(self, block: Parts) -> list[_File]:
+        """Look at the files of a block; their directory is resolved once, as there may be many."""
         try:
-            with reading(place.what):
-                stamp = Stamp.of(place.path.stat())
+            directory = str(self.tree.path(block))
         except MissingError:
-            return Tally()
-        return self._kept.get(place.path, stamp, lambda: self._count(place))
+            return []
+        found = []
+        for leaf in self._leaves(block):
+            path = f"{directory}/{leaf}"
+            what = "/".join((*block, leaf))
+            try:
+                with reading(what):
+                    found.append(_File(path, what, Stamp.of(os.stat(path))))
+            except MissingError:  # it was there a moment ago
+                continue
+        return found
 
-    def _count(self, place: Place) -> Tally:
+    def _leaves(self, block: Parts) -> list[str]:
+        try:
+            names = self._names(block, directories=False)
+        except MissingError:  # it was there a moment ago
+            return []
+        return [name for name in names if name.endswith(".json")]
+
+    def _names(self, parts: Parts, *, directories: bool) -> list[str]:
+        entries = self.tree.entries(parts)
+        return sorted(entry.name for entry in entries if entry.is_directory is directories)
+
+    def _count(self, file: _File) -> Tally:
         if not self._counting.acquire(timeout=PATIENCE_S):
             raise BusyError("Other annotations are being counted.", 1)
         try:
-            return _count(place.path, place.what)
+            return _count(file.path, file.what)
         finally:
             self._counting.release()
 
 
-def _count(path: Path, what: str) -> Tally:
+def _count(path: str, what: str) -> Tally:
     tally = Tally(files=1)
     try:
         with reading(what):
-            rows = _decoder.decode(path.read_bytes())
+            rows = _decoder.decode(Path(path).read_bytes())
     except MissingError:
         return Tally()
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
