@@ -138,7 +138,7 @@ def _lead_on(req: Request, resp: Response, secret: str, *, at_root: bool, querie
 
 
 def _is_page(path: str) -> bool:
-    return path.endswith(("/", "/index.html", "/api"))
+    return path.endswith(("/", "/index.html", "/api")) or path.startswith("/api/datasets/")
 
 
 def _is_navigation(req: Request) -> bool:

@@ -173,6 +173,8 @@ def test_root_that_is_a_dataset_can_be_opened(dataset: Path, start_service: Star
     own = start_service(dataset)
     assert get(own, "/api/datasets").json()["volume"]["size_vx"] == [100, 90, 70]
     assert get(own, "/api/datasets/preview.png").status_code == 200
+    assert "&quot;source&quot;: &quot;./&quot;" in get(own, "/api/datasets/open").text
+    assert "fibers.json/history/" in get(own, "/api/datasets/history").text
     assert (
         "History of annotations/x0y0z0" in get(own, "/annotations/x0y0z0/fibers.json/history/").text
     )

@@ -315,6 +315,24 @@ def test_history_offers_what_the_token_allows(
     assert "new" in ids(own)
 
 
+@pytest.mark.parametrize("path", ["/viewer/", "/api/datasets/brain/open", f"/{FILE}/history/"])
+def test_page_with_a_token_in_its_query_leads_behind_the_prefix(
+    own: Service, start_service: StartService, tmp_path: Path, path: str
+) -> None:
+    """The links and scripts of a page are relative: a query would not be carried to them."""
+    tokens = tmp_path / "tokens"
+    tokens.touch(0o600)
+    tokens.write_text("anna:ro:a-token-of-some-length-0123\n")
+    guarded = start_service(own.root, "--token-file", str(tokens))
+    answer = requests.get(
+        f"{guarded.url}{path}?token=a-token-of-some-length-0123",
+        headers={"Accept": "text/html,application/xhtml+xml"},
+        timeout=60,
+    )
+    assert answer.url == f"{guarded.url}/token/a-token-of-some-length-0123{path}"
+    assert answer.status_code == 200
+
+
 def test_history_shows_names_as_text(
     tmp_path: Path, start_service: StartService, visit: Visit
 ) -> None:

@@ -76,7 +76,11 @@ function addPicture(item, path, about) {
   if (about.preview) {
     const src = `${path ? `api/datasets/${path}` : "api/datasets"}/preview.png`;
     const picture = element("img", { src, alt: "", loading: "lazy", decoding: "async" });
-    picture.addEventListener("error", () => picture.remove());
+    // Once more, as the service may have been busy.
+    picture.addEventListener("error", () => {
+      if (picture.src.endsWith("?")) picture.remove();
+      else setTimeout(() => (picture.src = `${src}?`), 2000);
+    });
     frame.append(picture);
   }
   item.prepend(frame);
