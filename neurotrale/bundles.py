@@ -14,6 +14,8 @@ from neurotrale.names import Parts
 from neurotrale.tree import Tree
 
 PAGE = "index.html"
+VIEWER_PACKAGE = "neuroglancer==2.41.2"
+"""Carries the viewer that `pages/viewer.js` was written for; requirements-viewer.txt agrees."""
 VIEWER_HEAD = '<link rel="icon" href="data:,"><script defer src="../api/viewer.js"></script>'
 # A built viewer has about twenty files that compress.
 KEPT_FILES = 64

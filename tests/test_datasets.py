@@ -16,9 +16,11 @@ import pytest
 import requests
 from PIL import Image
 
+from neurotrale.bundles import VIEWER_PACKAGE, viewer_directory
+from neurotrale.datasets.scene import scene
 from tests.conftest import Service, StartService
 from tests.datasets import Voxels, info_of, write_chunks, write_dataset
-from tests.processes import neurotrale, running
+from tests.processes import REPOSITORY, neurotrale, run, running
 
 LABELS = (7, 70_000, 4_000_000_000)
 
@@ -379,8 +381,6 @@ def test_channels_are_red_green_and_blue_with_a_contrast_each(
 
 def test_annotations_are_layers_only_where_they_have_sources(dataset: Path) -> None:
     """A service without annotation sources must not lead the viewer to what is not there."""
-    from neurotrale.datasets.scene import scene
-
     named = [layer["source"] for layer in layers_of(scene(("lab", "a b"), None, None, KINDS))]
     above = "./lab/a%20b/annotations/layers"
     assert named == [
@@ -435,8 +435,6 @@ def test_viewer_types_its_wasm_and_hides_what_is_not_its_own(service: Service) -
     assert get(service, "/viewer/none.js").status_code == 404
     assert get(service, "/viewer/..%2f__init__.py").status_code == 404
     assert get(service, "/viewer/%2e%2e/__init__.py").status_code == 404
-    from neurotrale.bundles import viewer_directory
-
     directory = viewer_directory()
     assert directory is not None
     assert scripts
@@ -459,8 +457,15 @@ def test_service_without_the_viewer_says_how_to_install_it(dataset: Path) -> Non
         for path in ("/viewer/", "/viewer/main.js"):
             answer = requests.get(f"{own.url}{path}", timeout=60)
             assert answer.status_code == 404
-            assert "pip install --no-deps neuroglancer" in answer.json()["description"]
+            assert f"pip install --no-deps {VIEWER_PACKAGE}" in answer.json()["description"]
         assert 'data-viewer="false"' in requests.get(f"{own.url}/", timeout=60).text
+
+
+def test_viewer_is_the_one_that_is_pinned_and_documented() -> None:
+    pins = (REPOSITORY / "requirements-viewer.txt").read_text().splitlines()
+    assert [pin for pin in pins if pin and not pin.startswith("#")] == [VIEWER_PACKAGE]
+    assert VIEWER_PACKAGE in (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
+    assert f"pip install --no-deps {VIEWER_PACKAGE}" in (REPOSITORY / "README.md").read_text()
 
 
 def test_ui_is_served_from_its_directory_when_it_is_named(
@@ -481,8 +486,6 @@ def test_ui_is_served_from_its_directory_when_it_is_named(
 
 
 def test_ui_without_a_page_is_refused_at_the_start(dataset: Path, tmp_path: Path) -> None:
-    from tests.processes import run
-
     done = run(neurotrale("serve", dataset.parent, "--port", "0", "--ui", tmp_path / "none"))
     assert done.returncode == 1
     assert "index.html" in done.stderr

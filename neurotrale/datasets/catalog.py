@@ -12,7 +12,7 @@ from neurotrale.datasets.sample import coarsest
 from neurotrale.datasets.scene import State, scene
 from neurotrale.datasets.summary import Json, volume_summary
 from neurotrale.datasets.tally import Tallies
-from neurotrale.errors import DamagedError, MissingError
+from neurotrale.errors import BusyError, DamagedError, MissingError
 from neurotrale.files import Found
 from neurotrale.names import Parts
 
@@ -98,7 +98,7 @@ class Catalog:
         info = self._info(dataset)
         try:
             look = self.looks.of(dataset, info) if info is not None else None
-        except DamagedError:  # the viewer shows the rest, and says what is wrong with the chunk
+        except (BusyError, DamagedError):  # it opens all the same, without a contrast of its own
             look = None
         tally = self.tallies.of_dataset(dataset) if annotations and self.layers else None
         types = {kind.type for kind in tally.counts} if tally is not None else set()

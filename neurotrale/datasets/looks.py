@@ -17,7 +17,7 @@ from neurotrale.names import Parts
 
 # A picture has some 50 kB.
 KEPT_LOOKS = 512
-PATIENCE_S = 5.0
+PATIENCE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)

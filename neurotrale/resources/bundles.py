@@ -5,7 +5,7 @@ from __future__ import annotations
 from falcon import Request, Response
 
 from neurotrale.annotations.content import etag_of
-from neurotrale.bundles import Bundle, never_changes
+from neurotrale.bundles import VIEWER_PACKAGE, Bundle, never_changes
 from neurotrale.codings import CODINGS
 from neurotrale.errors import MissingError
 from neurotrale.names import Parts
@@ -21,7 +21,7 @@ from neurotrale.resources.sending import (
 
 NOT_INSTALLED = (
     "The viewer is not installed beside this service. Whoever runs it can add it with"
-    " 'pip install --no-deps neuroglancer' and start the service again."
+    f" 'pip install --no-deps {VIEWER_PACKAGE}' and start the service again."
 )
 # Viewers compile WebAssembly and make code for each type of voxels, start workers (from blobs,
 # too), and read data of any origin that a person names. Scripts come from the bundle alone.
