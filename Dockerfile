@@ -3,7 +3,7 @@ ARG BASE=python:3.13-slim
 FROM ${BASE} AS build
 WORKDIR /opt/neurotrale-source
 # What is installed first changes least: this layer is taken from the cache as long as it does.
-COPY requirements.txt ./
+COPY requirements.txt requirements-viewer.txt ./
 COPY container/install.sh container/requirements-build.txt container/
 RUN container/install.sh requirements
 COPY pyproject.toml README.md LICENSE ./

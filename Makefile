@@ -19,7 +19,7 @@ help:  ## list the targets
 	@echo
 	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer) that a new .venv is made with.'
 
-demo: $(VENV)/.package  ## make demo data and serve it (PORT=9000, DEMO_DIR=demo-data); Ctrl-C stops it
+demo: $(VENV)/.package $(VENV)/.viewer  ## make demo data and serve it (PORT=9000, DEMO_DIR=demo-data); Ctrl-C stops it
 	@exec $(BIN)/neurotrale demo $(if $(PORT),--port $(PORT)) $(DEMO_DIR)
 
 test: check  ## lint, types, pytest: all that needs nothing but Python
@@ -80,6 +80,12 @@ $(VENV)/.made:
 $(VENV)/.runtime: requirements.txt $(VENV)/.made
 	@echo 'installing requirements.txt'
 	@$(PIP) install --quiet -r requirements.txt
+	@touch $@
+
+# Without what it depends on: the service takes the built viewer from it, and none of its code.
+$(VENV)/.viewer: requirements-viewer.txt $(VENV)/.runtime
+	@echo 'installing requirements-viewer.txt'
+	@$(PIP) install --quiet --no-deps -r requirements-viewer.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs neurotrale into an image; apptainer.def and Dockerfile run the same steps.
 #
-#   install.sh requirements   what it needs, pinned, into a virtual environment of its own
+#   install.sh requirements   what it needs and the viewer, pinned, into a virtual environment
 #   install.sh package        the package itself, and its command
 #
 # Both work in a directory that holds the files they install.
@@ -18,6 +18,9 @@ case ${1-} in
         python3 -m venv "$place"
         "$place/bin/python" -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
             --progress-bar off -r requirements.txt -r container/requirements-build.txt
+        # Of this package only the built viewer is used, not what its Python needs.
+        "$place/bin/python" -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
+            --progress-bar off --no-deps -r requirements-viewer.txt
         ;;
     package)
         "$place/bin/python" -m pip install --no-cache-dir --no-compile --disable-pip-version-check \

@@ -83,6 +83,7 @@ def main() -> None:
             try:
                 url = address(service, ready)
                 check(ask(f"{url}{CHUNK}") == voxels, "a chunk has the voxels of its TIFF")
+                check(b"<html" in ask(f"{url}viewer/").lower(), "the viewer is there")
                 new = b'{"type": "point", "point": [4, 5, 6]}'
                 ask(f"{url}{FIBERS}?id=new", "PATCH", new)
             finally:

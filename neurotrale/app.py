@@ -18,7 +18,9 @@ from neurotrale.annotations.locks import Locks
 from neurotrale.annotations.past import Past
 from neurotrale.annotations.places import Places
 from neurotrale.annotations.store import AnnotationStore
+from neurotrale.bundles import VIEWER_HEAD, Bundle
 from neurotrale.chunks.store import Chunks
+from neurotrale.datasets.catalog import Catalog
 from neurotrale.files import Files
 from neurotrale.gate import Gate
 from neurotrale.layers.sources import Sources as LayerSources
@@ -26,7 +28,7 @@ from neurotrale.layers.space import Spaces
 from neurotrale.openapi import openapi_document
 from neurotrale.problems import add_error_handlers
 from neurotrale.resources.annotations import AnnotationResource
-from neurotrale.resources.api import DocumentResource, HealthResource
+from neurotrale.resources.api import AssetResource, DocumentResource, HealthResource
 from neurotrale.resources.chunks import ChunkResource, Sources, TiffResource
 from neurotrale.resources.coding import Coder, CompressMode
 from neurotrale.resources.corrections import CorrectionsResource
@@ -39,6 +41,7 @@ from neurotrale.resources.history import (
 )
 from neurotrale.resources.layers import Layers
 from neurotrale.resources.listing import DirectoryResource, IndexResource
+from neurotrale.resources.past import HistoryPageResource
 from neurotrale.resources.search import SearchResource
 from neurotrale.router import App, OrderedRouter
 from neurotrale.routes import add_routes
@@ -65,6 +68,8 @@ class AppSettings:
         chunk_cache_s: How long browsers may use their copy of a chunk without asking.
         token_file: Whose tokens every request needs one of; None asks for none.
         shelf: Directory of this service alone where workers leave big things for each other.
+        viewer: Directory of the built viewer; None when it is not installed.
+        ui: Directory of another viewer that is served beside it.
     """
 
     root: Path
@@ -79,6 +84,8 @@ class AppSettings:
     chunk_cache_s: int = 0
     token_file: Path | None = None
     shelf: Path | None = None
+    viewer: Path | None = None
+    ui: Path | None = None
 
 
 class CommonHeaders:
@@ -104,8 +111,8 @@ def create_app(settings: AppSettings) -> App:
     """Make the WSGI application.
 
     Raises:
-        StartError: The data root or the token file is not usable, or no lock is known to exclude
-            other writers there.
+        StartError: The data root, the token file or a viewer is not usable, or no lock is known to
+            exclude other writers there.
     """
     tree = Tree(settings.root, follow_symlinks=settings.follow_symlinks)
     tree.check()
@@ -115,6 +122,7 @@ def create_app(settings: AppSettings) -> App:
     spaces = Spaces(chunks.infos)
     sources = Sources(chunks, coder, _cache_control(settings.chunk_cache_s))
     places = Places(tree)
+    viewer, ui = _bundle(settings.viewer, VIEWER_HEAD), _bundle(settings.ui)
     contents = Contents()
     changes = None if settings.read_only else FileChanges(_locks(settings, tree), contents)
     store = AnnotationStore(places, contents, changes)
@@ -137,10 +145,15 @@ def create_app(settings: AppSettings) -> App:
         document=DocumentResource(
             lambda: openapi_document(app, router, tokens=settings.token_file is not None)
         ),
+        assets=AssetResource(coder),
+        catalog=Catalog(chunks, places),
+        viewer=viewer,
+        ui=ui,
         annotations=AnnotationResource(
             store, settings.max_body_bytes, settings.guard, coder, spaces
         ),
         history=HistoryResource(places, past),
+        history_page=HistoryPageResource(places, read_only=settings.read_only),
         revision=RevisionResource(places, past),
         restore=RestoreResource(places, past),
         held=HeldResource(places, past),
@@ -149,11 +162,15 @@ def create_app(settings: AppSettings) -> App:
         search=SearchResource(places, spaces),
         chunks=ChunkResource(sources),
         tiffs=TiffResource(sources),
-        index=IndexResource(tree),
+        index=IndexResource(tree, viewer=viewer is not None, ui=ui is not None),
         directories=DirectoryResource(tree),
         files=FileResource(files),
     )
     return app
+
+
+def _bundle(directory: Path | None, head: str = "") -> Bundle | None:
+    return None if directory is None else Bundle(directory, head)
 
 
 def _cache_control(seconds: int) -> str:

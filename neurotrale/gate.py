@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote_plus
 from falcon import Request, Response
 
 from neurotrale.errors import NoTokenError, ReadOnlyError
-from neurotrale.tokens import USER
+from neurotrale.tokens import MAY_WRITE, USER
 from neurotrale.tokens.file import TokenFile
 from neurotrale.tokens.lines import Token
 
@@ -61,7 +61,7 @@ class Gate:
         if _is_preflight(req):
             return  # browsers send no token with it, and it tells nothing about the data
         secret, token = self._check({*given, *queried, *_bearer(req)})
-        req.env[USER] = token.name
+        req.env[USER], req.env[MAY_WRITE] = token.name, token.may_write
         if req.method not in _READING and not token.may_write:
             raise ReadOnlyError(
                 f"The token of {token.name} is read-only. To change annotations, ask whoever"
@@ -138,7 +138,7 @@ def _lead_on(req: Request, resp: Response, secret: str, *, at_root: bool, querie
 
 
 def _is_page(path: str) -> bool:
-    return path.endswith(("/", "/index.html", "/api"))
+    return path.endswith(("/", "/index.html", "/api")) or path.startswith("/api/datasets/")
 
 
 def _is_navigation(req: Request) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+from neurotrale.bundles import Bundle
+from neurotrale.datasets.catalog import Catalog
 from neurotrale.layers.kinds import Kind
 from neurotrale.names import AnnotationName, BlockName, ChunkPath, split_path
 from neurotrale.resources.annotations import AnnotationResource
@@ -14,8 +17,16 @@ from neurotrale.resources.api import (
     DocumentResource,
     HealthResource,
 )
+from neurotrale.resources.bundles import (
+    SlashResource,
+    UiAssetResource,
+    UiResource,
+    ViewerAssetResource,
+    ViewerResource,
+)
 from neurotrale.resources.chunks import ChunkResource, TiffResource
 from neurotrale.resources.corrections import CorrectionsResource
+from neurotrale.resources.datasets import DatasetResource, OpenResource, PreviewResource
 from neurotrale.resources.files import FileResource
 from neurotrale.resources.history import (
     HeldResource,
@@ -32,6 +43,7 @@ from neurotrale.resources.layers import (
     OriginResource,
 )
 from neurotrale.resources.listing import DirectoryResource, IndexResource
+from neurotrale.resources.past import FilesPageResource, HistoryPageResource
 from neurotrale.resources.search import SearchResource
 from neurotrale.router import App, Values
 
@@ -116,13 +128,45 @@ def _file(groups: Mapping[str, str]) -> dict[str, object]:
     return {"file": split_path(groups["file"])}
 
 
+def _asset(groups: Mapping[str, str]) -> dict[str, object]:
+    return {"asset": split_path(groups["asset"])}
+
+
+def _add_pages(app: App, catalog: Catalog, viewer: Bundle | None, ui: Bundle | None) -> None:
+    """Add what people open: data sets, and the viewers. `/ui/` is there only when it is wanted."""
+    template, pattern = "/api/datasets/{dataset}", "/api/datasets(?P<dataset>(?:/.+)?)"
+    for last, resource in (
+        ("preview.png", PreviewResource(catalog)),
+        ("open", OpenResource(catalog)),
+        ("history", FilesPageResource(catalog)),
+    ):
+        app.add_route(
+            f"{template}/{last}", resource, pattern=f"{pattern}/{re.escape(last)}", values=_dataset
+        )
+    app.add_route(template, DatasetResource(catalog), pattern=f"{pattern}/?", values=_dataset)
+    _add_bundle(app, "viewer", ViewerResource(viewer), ViewerAssetResource(viewer))
+    if ui is not None:
+        _add_bundle(app, "ui", UiResource(ui), UiAssetResource(ui))
+
+
+def _add_bundle(app: App, name: str, page: object, assets: object) -> None:
+    app.add_route(f"/{name}/", page, pattern=f"/{name}/")
+    app.add_route(f"/{name}", SlashResource(), pattern=f"/{name}")
+    app.add_route(f"/{name}/{{asset}}", assets, pattern=f"/{name}/(?P<asset>.+)", values=_asset)
+
+
 def add_routes(
     app: App,
     *,
     health: HealthResource,
     document: DocumentResource,
+    assets: AssetResource,
+    catalog: Catalog,
+    viewer: Bundle | None,
+    ui: Bundle | None,
     annotations: AnnotationResource,
     history: HistoryResource,
+    history_page: HistoryPageResource,
     revision: RevisionResource,
     restore: RestoreResource,
     held: HeldResource,
@@ -136,19 +180,21 @@ def add_routes(
     files: FileResource,
 ) -> None:
     """Add every route of the service to an app that has an `OrderedRouter`."""
-    index_html = IndexResource(index.tree)
+    index_html = IndexResource(index.tree, viewer=viewer is not None, ui=ui is not None)
     add = app.add_route
     add("/api/health", health, pattern="/api/health")
     add("/api/openapi.json", document, pattern="/api/openapi[.]json")
     add("/api/", DocsResource(), pattern="/api/")
     add("/api", DocsRedirectResource(), pattern="/api")
-    add("/api/{asset}", AssetResource(), pattern="/api/(?P<asset>.+)", values=dict)
+    _add_pages(app, catalog, viewer, ui)
+    add("/api/{asset}", assets, pattern="/api/(?P<asset>.+)", values=dict)
     add("/", index, pattern="/")
     add("/index.html", index_html, pattern="/index[.]html")
     template = "/{dataset}/annotations/{block}/{leaf}.json"
     add(template, annotations, pattern=ANNOTATION, values=_annotation)
     for last, resource in (("history", history), ("restore", restore), ("held", held)):
         add(f"{template}/{last}", resource, pattern=f"{ANNOTATION}/{last}", values=_annotation)
+    add(f"{template}/history/", history_page, pattern=f"{ANNOTATION}/history/", values=_annotation)
     add(
         f"{template}/history/{{revision}}",
         revision,

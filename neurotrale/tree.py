@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from neurotrale.errors import BusyError, MissingError, NameTooLongError, ReadOnlyError, StartError
+from neurotrale.errors import BusyError, MissingError, ReadOnlyError, StartError
 from neurotrale.faults import reading
 from neurotrale.names import Parts, check_name
 
@@ -196,6 +196,9 @@ class Tree:
         for _ in range(DATASET_SEARCH_DEPTH + 1):
             deeper: list[Parts] = []
             for parts in level:
+                if self._has_info(parts):  # most do; to list them all would take ten times as long
+                    found.append("/".join(parts))
+                    continue
                 looked_at += 1
                 if looked_at > DATASET_SEARCH_DIRECTORIES:
                     log.warning("looked for datasets in %d directories only", looked_at - 1)
@@ -207,6 +210,14 @@ class Tree:
                     deeper += [(*parts, name) for name, is_dir in names.items() if is_dir]
             level = deeper
         return sorted(found)
+
+    def _has_info(self, parts: Parts) -> bool:
+        """Tell whether a directory that a listing showed has a plain ``info`` file."""
+        try:
+            path = "/".join((str(self.root).rstrip("/"), *parts, "info"))
+            return stat.S_ISREG(os.lstat(path).st_mode)
+        except OSError:
+            return False
 
     def _children(self, parts: Parts) -> dict[str, bool]:
         try:
@@ -222,14 +233,6 @@ class Tree:
             return (info.is_file() and self.inside(info)) or (
                 annotations.is_dir() and self.inside(annotations)
             )
-
-    def has_file(self, parts: Parts) -> bool:
-        """Tell whether there is a file that may be shown."""
-        try:
-            found = self.status(parts)
-        except (MissingError, NameTooLongError, ReadOnlyError, BusyError, OSError):
-            return False
-        return found is not None and stat.S_ISREG(found[1].st_mode)
 
     def inside(self, path: Path | str) -> bool:
         """Tell whether a path lies below the root, its links followed; any does if they may."""

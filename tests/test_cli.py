@@ -63,6 +63,7 @@ OPTIONS = (
     Option(
         "--token-file", "NEUROTRALE_TOKEN_FILE", None, "t.txt", Path("t.txt"), (os.sep,)
     ),
+    Option("--ui", "NEUROTRALE_UI", None, "built", Path("built"), (str(ENTRYPOINT),)),
     Option(
         "--cors-origins",
         "NEUROTRALE_CORS_ORIGINS",

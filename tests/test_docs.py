@@ -345,6 +345,7 @@ def test_readme_starts_with_its_name_and_has_its_sections() -> None:
     titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
     assert titles == [
         "Use",
+        "See it",
         "From a stack to a data set",
         "Check a data set",
         "Nothing is lost",

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 import pytest
 import requests
 
-from neurotrale.resources.listing import SORTED_ENTRIES, directory_page, index_page
+from neurotrale.pages.listing import SORTED_ENTRIES, directory_page, index_page
 from neurotrale.tree import Entry
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset
@@ -469,8 +469,8 @@ def test_page_of_a_large_directory_is_never_held_in_memory() -> None:
     def entries(count: int) -> Iterator[Entry]:
         return (Entry(f"{number:06d}.tiff", False) for number in range(count))
 
-    _, most = consume(directory_page(entries(SORTED_ENTRIES)))
-    length, peak = consume(directory_page(entries(15 * SORTED_ENTRIES)))
+    _, most = consume(directory_page("/", "../", entries(SORTED_ENTRIES)))
+    length, peak = consume(directory_page("/", "../", entries(15 * SORTED_ENTRIES)))
     assert peak < most + 2**20
     assert peak < length / 2
 
@@ -487,7 +487,9 @@ def consume(pieces: Iterable[str]) -> tuple[int, int]:
 
 def test_page_at_the_limit_is_sorted_and_one_beyond_is_whole() -> None:
     names = [f"{number:06d}" for number in reversed(range(SORTED_ENTRIES + 1))]
-    at_limit = links_of("".join(directory_page(Entry(name, False) for name in names[1:])))
+    at_limit = links_of(
+        "".join(directory_page("/", "./", (Entry(name, False) for name in names[1:])))
+    )
     assert at_limit.hrefs == ["../", *sorted(names[1:])]
-    beyond = links_of("".join(directory_page(Entry(name, False) for name in names)))
+    beyond = links_of("".join(directory_page("/", "./", (Entry(name, False) for name in names))))
     assert sorted(map(unquote, beyond.hrefs[1:])) == sorted(names)

@@ -35,6 +35,7 @@ class Scale(msgspec.Struct, frozen=True):
     """Size of a voxel in nanometres."""
     encoding: str = "raw"
     voxel_offset: Triple = (0, 0, 0)
+    sharding: dict[str, object] | None = None
 
 
 class Info(msgspec.Struct, frozen=True):
@@ -93,6 +94,14 @@ class Infos:
             if info is not None:
                 return info, "/".join(directory[depth:])
         return None
+
+    def of(self, dataset: Parts) -> Info | None:
+        """Give the `info` of a data set; None when it has none.
+
+        Raises:
+            DamagedError: The `info` cannot be understood.
+        """
+        return self._read((*dataset, "info"))
 
     def _read(self, parts: Parts) -> Info | None:
         name = "/".join(parts)

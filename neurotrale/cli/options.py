@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import click
 
 from neurotrale.app import AppSettings
+from neurotrale.bundles import viewer_directory
 from neurotrale.cli.announce import announce, batch_job
 from neurotrale.errors import StartError
 from neurotrale.server.run import ServeSettings
@@ -100,6 +101,9 @@ SERVICE_OPTIONS = (
     _option("--token-file", env="NEUROTRALE_TOKEN_FILE",
             type=click.Path(dir_okay=False, path_type=Path), default=None,
             help="Answer only those who have a token of this file (see 'neurotrale token')."),
+    _option("--ui", env="NEUROTRALE_UI", type=click.Path(file_okay=False, path_type=Path),
+            default=None,
+            help="Directory of a built NeuroTrALE UI, to be served at /ui/ beside the viewer."),
     _option("--cors-origins", env="NEUROTRALE_CORS_ORIGINS", default="*", callback=_origins,
             help="Origins of the pages that may call the service: '*' or a comma-separated list."),
     _option("--max-body-mb", env="NEUROTRALE_MAX_BODY_MB", type=click.IntRange(1, 1_000_000),
@@ -159,6 +163,8 @@ def start(root: Path, options: dict[str, Any]) -> None:
             compress=options["compress"],
             chunk_cache_s=options["chunk_cache"],
             token_file=options["token_file"],
+            viewer=viewer_directory(),
+            ui=options["ui"],
         ),
         host=options["host"],
         port=options["port"],

@@ -65,14 +65,7 @@ def openapi_document(app: App, router: OrderedRouter, *, tokens: bool = False) -
         openapi_version="3.0.3",
         info={"description": _DESCRIPTION},
         servers=[{"url": "../"}],
-        tags=[
-            {"name": "Image chunks"},
-            {"name": "Annotations"},
-            {"name": "Layers"},
-            {"name": "History"},
-            {"name": "Files"},
-            {"name": "Service"},
-        ],
+        tags=[{"name": name} for name in _TAGS],
         plugins=[RouterPlugin(app, router)],
     )
     add_schemas(spec)
@@ -94,6 +87,7 @@ def openapi_document(app: App, router: OrderedRouter, *, tokens: bool = False) -
     return document
 
 
+_TAGS = ("Image chunks", "Annotations", "Layers", "History", "Files", "Pages", "Service")
 _DESCRIPTION = (
     "Image chunks in Neuroglancer's Precomputed format, directory pages and plain files, and JSON"
     " annotations that can be edited. Axis order is x, y, z everywhere; coordinates are voxels of"
@@ -126,6 +120,7 @@ def _add_parameters(spec: APISpec) -> None:
         "Leaf": ("leaf", "File name without .json.", "fibers"),
         "Directory": ("directory", "Path of a directory.", "lab/mouse-3/1_1_1"),
         "File": ("file", "Path of a file.", "lab/mouse-3/info"),
+        "Asset": ("asset", "A file that the page loads.", "index.html"),
     }
     for key, (name, description, example) in paths.items():
         spec.components.parameter(key, "path", _path_parameter(name, description, example))

@@ -7,7 +7,8 @@ from typing import Any
 from apispec import APISpec
 
 from neurotrale.annotations.check import GEOMETRY
-from neurotrale.openapi.layers import SCHEMAS
+from neurotrale.datasets.described import SCHEMAS as DATASETS
+from neurotrale.openapi.layers import SCHEMAS as LAYERS
 
 Json = dict[str, Any]
 
@@ -35,7 +36,7 @@ def add_schemas(spec: APISpec) -> None:
     spec.components.schema("Annotation", _annotation_schema())
     text = {"type": "array", "items": {"type": "string"}}
     spec.components.schema("History", _history_schema(text))
-    for name, schema in SCHEMAS.items():
+    for name, schema in {**DATASETS, **LAYERS}.items():
         spec.components.schema(name, schema)
     for name, key in (("Stored", "filename"), ("Changed", "id")):
         properties = {key: {"type": "string"}, "warnings": text, "kept": {"type": "integer"}}

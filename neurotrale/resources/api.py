@@ -10,9 +10,13 @@ from falcon import Request, Response
 from swagger_ui_bundle import swagger_ui_path
 
 import neurotrale
+from neurotrale.annotations.content import etag_of
+from neurotrale.pages.frame import ASSETS, asset_content
+from neurotrale.resources.coding import Coder
+from neurotrale.resources.sending import Version, answered_from_copy, send_bytes
 from neurotrale.tree import Tree
 
-ASSETS = {
+SWAGGER_UI = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
     "favicon-32x32.png": "image/png",
@@ -135,12 +139,20 @@ class DocsRedirectResource:
 
 
 class AssetResource:
-    """``/api/{asset}``: the few files of Swagger UI that the page needs."""
+    """``/api/{asset}``: what the pages of the service load.
+
+    Args:
+        coder: Compresses what is sent.
+    """
+
+    def __init__(self, coder: Coder) -> None:
+        self.coder = coder
+        self._kept: dict[str, bytes] = {}
 
     def on_get(self, req: Request, resp: Response, asset: str) -> None:
-        """Send a file of the documentation page.
+        """Send a file that pages load.
         ---
-        summary: A file of the documentation page
+        summary: A file that pages load
         tags: [Service]
         parameters:
             - name: asset
@@ -148,21 +160,47 @@ class AssetResource:
               required: true
               schema:
                   type: string
-                  enum: [swagger-ui.css, swagger-ui-bundle.js, favicon-32x32.png]
+                  enum:
+                      - swagger-ui.css
+                      - swagger-ui-bundle.js
+                      - favicon-32x32.png
+                      - pages.css
+                      - service.js
+                      - index.js
+                      - open.js
+                      - viewer.js
+                      - history.js
+            - Range
+            - IfNoneMatch
         responses:
             200:
                 description: The file.
+                headers: {ETag: ETag, Last-Modified: LastModified, Cache-Control: CacheControl}
                 content:
                     text/css: {schema: {type: string}}
                     text/javascript: {schema: {type: string}}
                     image/png: {schema: {type: string, format: binary}}
+            206: PartialContent
+            304: NotModified
             404: NotFound
+            416: RangeNotSatisfiable
         """
-        if asset not in ASSETS:
+        media_type = SWAGGER_UI.get(asset) or ASSETS.get(asset)
+        if media_type is None:
             raise falcon.HTTPNotFound(
                 title="Not found", description=f"The API has no {asset[:80]!r}; see /api/."
             )
-        folder: Traversable = swagger_ui_path
-        resp.data = (folder / asset).read_bytes()
-        resp.content_type = ASSETS[asset]
-        resp.cache_control = ["max-age=3600"]
+        if asset not in self._kept:
+            self._kept[asset] = _read(asset)
+        content = self._kept[asset]
+        version = Version(etag_of(content), 0.0, media_type, "Accept-Encoding")
+        if not answered_from_copy(req, resp, version):
+            body, coding = self.coder.code(req, content, "text")
+            send_bytes(req, resp, body, version, coding)
+
+
+def _read(asset: str) -> bytes:
+    if asset in ASSETS:
+        return asset_content(asset)
+    folder: Traversable = swagger_ui_path
+    return (folder / asset).read_bytes()

@@ -6,3 +6,6 @@ USER = "REMOTE_USER"
 Set behind the gate; journal and access log read it. A client cannot set it, as the keys of what
 it sends begin with ``HTTP_``.
 """
+
+MAY_WRITE = "neurotrale.may_write"
+"""Key of the WSGI environment for whether that token allows changes; absent without tokens."""

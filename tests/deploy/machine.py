@@ -39,6 +39,7 @@ CACHE = REPOSITORY / ".cache" / "deploy"
 # What goes into an image.
 INPUTS = (
     "requirements.txt",
+    "requirements-viewer.txt",
     "pyproject.toml",
     "README.md",
     "LICENSE",

@@ -109,7 +109,8 @@ def test_image_has_help_that_names_the_bind(sif: Path, hpc: User) -> None:
 
 
 def test_image_has_the_packages_that_are_pinned(sif: Path, hpc: User, sources: Path) -> None:
-    pinned = re.findall(r"^[\w-]+==\S+", (sources / "requirements.txt").read_text(), re.MULTILINE)
+    lists = [sources / "requirements.txt", sources / "requirements-viewer.txt"]
+    pinned = re.findall(r"^[\w-]+==\S+", "".join(map(Path.read_text, lists)), re.MULTILINE)
     code = "import importlib.metadata as m\nfor d in m.distributions(): print(d.name, d.version)"
     python: Words = ["apptainer", "exec", sif, "/opt/neurotrale/bin/python", "-c", code]
     lines = hpc.run(python).stdout.lower().splitlines()
