@@ -419,5 +419,5 @@ def test_compose_passes_on_settings_that_exist() -> None:
     options = {p.envvar for p in main.commands["serve"].params if isinstance(p, click.Option)}
     assert passed <= options
     # What compose itself decides.
-    ours = {"HOST", "PORT", "UNIX_SOCKET", "READY_FILE", "TOKEN_FILE"}
+    ours = {"HOST", "PORT", "UNIX_SOCKET", "READY_FILE", "TOKEN_FILE", "UI"}
     assert options - passed <= {f"NEUROTRALE_{name}" for name in ours}

@@ -345,19 +345,6 @@ def test_index_shows_datasets_before_other_entries(service: Service) -> None:
     assert links_of(page).hrefs[:3] == ["brain/", "lab/mouse%20%3C4%3E/", "lab/mouse-3/"]
 
 
-def test_index_shows_the_preview_of_a_dataset_that_has_one(
-    tmp_path: Path, start_service: StartService
-) -> None:
-    for name in ("plain", "lab/with one"):
-        write_dataset(tmp_path / name)
-    (tmp_path / "lab" / "with one" / "preview.png").write_bytes(b"picture")
-    service = start_service(tmp_path)
-    page = requests.get(service.url).text
-    assert re.findall(r'<img src="([^"]*)"', page) == ["lab/with%20one/preview.png"]
-    answer = requests.get(f"{service.url}/lab/with%20one/preview.png")
-    assert (answer.content, answer.headers["Content-Type"]) == (b"picture", "image/png")
-
-
 def test_index_of_an_empty_root_says_what_a_dataset_is() -> None:
     page = "".join(index_page([], []))
     assert "no data set" in page
