@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
