@@ -11,7 +11,7 @@ from neurotrale.datasets.sample import Box, Voxels
 Window = tuple[float, float]
 """The value that is drawn black, and the one that is drawn white."""
 
-_DARKEST, _BRIGHTEST = 1.0, 99.7
+_DARKEST, _BRIGHTEST = 1.0, 99.0
 """Per cent of the voxels; of the brighter end only those count that are not 0, as around a brain
 there is often much nothing."""
 VALUES_A_CHUNK = 100_000

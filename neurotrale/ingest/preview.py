@@ -26,7 +26,7 @@ NAME = "preview.png"
 _LEAST_VX, _MOST_VX = 256, 4096
 _LONGEST_PX = 512
 _GAP_PX = 6
-_DARKEST, _BRIGHTEST = 0.5, 99.7  # per cent of voxels
+_DARKEST, _BRIGHTEST = 0.5, 99.0  # per cent of voxels
 
 
 def draw_preview(levels: Sequence[Level], files: ChunkFiles, segmentation: bool) -> bytes | None:
