@@ -114,8 +114,9 @@ def test_every_chunk_is_passed_through_as_it_is_stored(
             assert plain == expected[box].tobytes()
 
 
-def test_preview_is_shown_on_the_first_page(
+def test_preview_is_the_picture_of_the_dataset(
     service: Service, made: tuple[Path, list[Voxels]]
 ) -> None:
     dest, _ = made
-    assert f'<img src="{dest.name}/preview.png"' in requests.get(service.url).text
+    picture = requests.get(f"{service.url}/api/datasets/{dest.name}/preview.png")
+    assert picture.content == (dest / "preview.png").read_bytes()
