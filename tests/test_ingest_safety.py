@@ -102,6 +102,23 @@ def test_killed_before_any_chunk_is_begun_again(
     assert visible_files(dest) == whole
 
 
+@pytest.mark.parametrize("made", [[], [".ingest"], [".ingest/plan.json"]], ids=str)
+def test_stopped_while_it_makes_its_directories_is_begun_again(
+    source: str, whole: dict[str, bytes], tmp_path: Path, made: list[str]
+) -> None:
+    dest = tmp_path / "out"
+    ingest(source, tmp_path / "other", *OPTIONS)
+    dest.mkdir()
+    for name in made:
+        (dest / name).parent.mkdir(exist_ok=True)
+        if name.endswith(".json"):
+            (dest / name).write_bytes((tmp_path / "other" / name).read_bytes())
+        else:
+            (dest / name).mkdir()
+    ingest(source, dest, *OPTIONS)
+    assert visible_files(dest) == whole
+
+
 @pytest.mark.parametrize("planes", range(8, 150, 24))
 def test_resumed_at_any_slab_gives_the_same_files(
     source: str, whole: dict[str, bytes], tmp_path: Path, planes: int

@@ -53,11 +53,12 @@ class State:
         if not kept.exists():
             self._refuse_foreign(plan)
         with writing(str(self.dest)):
+            # First of all what tells, after a crash, that the rest is ours.
             self.directory.mkdir(parents=True, exist_ok=True)
+            _create(kept, content)
+            self._refuse_other(plan, kept)
             for level in plan.levels:
                 (self.dest / level.key).mkdir(exist_ok=True)
-            _create(kept, content)
-        self._refuse_other(plan, kept)
 
     def progress(self, part: str) -> Progress | None:
         """Read how far a part is; None when it was not begun."""
