@@ -96,9 +96,9 @@ def test_every_chunk_is_passed_through_as_it_is_stored(
     service: Service, made: tuple[Path, list[Voxels]]
 ) -> None:
     dest, levels = made
-    if dest.name in ("nuclei", "uncompressed"):
-        pytest.skip("pages and plain voxels have nothing to pass through")
     coding = "zstd" if dest.name == "zstd" else "gzip"
+    # Pages cannot be passed through, and plain voxels need no coding.
+    sent_as = None if dest.name in ("nuclei", "uncompressed") else coding
     scales = json.loads((dest / "info").read_text())["scales"]
     for scale, expected in zip(scales, levels, strict=True):
         for name, box in chunk_boxes(tuple(scale["size"]), scale["chunk_sizes"][0]):
@@ -106,10 +106,10 @@ def test_every_chunk_is_passed_through_as_it_is_stored(
             answer = requests.get(url, headers={"Accept-Encoding": coding}, stream=True)
             stored = (dest / scale["key"] / f"{name}.tiff").read_bytes()
             body = answer.raw.read(decode_content=False)
-            assert answer.headers["Content-Encoding"] == coding
+            assert answer.headers.get("Content-Encoding") == sent_as
             # What gzip needs before and after a deflate stream is not in the file.
-            segment = body if coding == "zstd" else body[10:-8]
-            assert segment in stored
+            segment = body[10:-8] if sent_as == "gzip" else body
+            assert segment in stored or dest.name == "nuclei"
             plain = requests.get(url, headers={"Accept-Encoding": "identity"}).content
             assert plain == expected[box].tobytes()
 
