@@ -8,6 +8,7 @@ from __future__ import annotations
 import mimetypes
 import os
 import stat
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,8 @@ from neurotrale.tree import Tree
 
 # Beyond this a twin is not unpacked in memory for a client that cannot do it itself.
 UNPACK_LIMIT_BYTES = 256 * 2**20
+
+_SETTLED_NS = 2_000_000_000
 
 _TWINS = ((".gz", "gzip"), (".br", "br"))
 
@@ -54,6 +57,16 @@ class Stamp:
     def etag(self) -> str:
         """The stamp as the inside of a strong HTTP validator."""
         return f"{self.mtime_ns:x}-{self.size:x}-{self.inode:x}"
+
+
+def is_settled(changed_ns: int) -> bool:
+    """Tell whether a change lies so far back that the next one has another time for certain.
+
+    Args:
+        changed_ns: When it was, in nanoseconds since the epoch. Some file systems keep whole
+            seconds only.
+    """
+    return time.time_ns() - changed_ns > _SETTLED_NS
 
 
 @dataclass(frozen=True, slots=True)

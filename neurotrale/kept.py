@@ -39,6 +39,11 @@ class Kept(Generic[V]):
         self.put(file, version, value)
         return value
 
+    def find(self, file: Hashable, version: object) -> V | None:
+        """Give what is known of a version of a file, if anything is."""
+        kept = self._values.get(file)
+        return kept[1] if kept is not None and kept[0] == version else None
+
     def put(self, file: Hashable, version: object, value: V) -> None:
         """Keep what was learnt, in place of what was known."""
         with self._lock:

@@ -41,3 +41,9 @@ def test_kept_nothing_is_kept_when_learning_fails() -> None:
     with pytest.raises(ValueError, match="no number"):
         kept.get("a", 1, lambda: int("no number"))
     assert len(kept) == 0
+
+
+def test_kept_find_gives_only_the_version_that_is_asked_for() -> None:
+    kept: Kept[int] = Kept(2)
+    kept.put("a", 1, 7)
+    assert (kept.find("a", 1), kept.find("a", 2), kept.find("b", 1)) == (7, None, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from threading import Lock
 import xxhash
 
 from neurotrale.annotations.document import Document, Index, NotAnArrayError
-from neurotrale.files import Stamp
+from neurotrale.files import Stamp, is_settled
 
 KEPT_ANNOTATIONS = 2_000_000
 KEPT_FILES = 4096
@@ -86,7 +85,7 @@ class Contents:
         except NotAnArrayError as error:
             return Content(body, stamp, etag_of(body), None, str(error))
         content = Content(body, stamp, etag_of(body), index)
-        if _settled(status):
+        if is_settled(status.st_mtime_ns):
             self.keep(path, stamp, content.etag, index)
         return content
 
@@ -103,7 +102,3 @@ class Contents:
         old = self._kept.pop(path, None)
         if old is not None:
             self._annotations -= len(old[2])
-
-
-def _settled(status: os.stat_result) -> bool:
-    return time.time_ns() - status.st_mtime_ns > 2_000_000_000

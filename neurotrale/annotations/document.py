@@ -18,7 +18,7 @@ from neurotrale.errors import ConflictError
 
 _split = msgspec.json.Decoder(list[msgspec.Raw])
 _string = msgspec.json.Decoder(str)
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 SPACE = b" \t\r\n"
 
 Offsets = NDArray[np.int64]
@@ -33,6 +33,20 @@ _id_of = msgspec.json.Decoder(_HasId)
 
 class NotAnArrayError(ValueError):
     """The content is not a JSON array; the message says what is wrong."""
+
+
+def split_items(content: bytes) -> list[msgspec.Raw]:
+    """Cut a JSON array into the bytes of its items.
+
+    Raises:
+        NotAnArrayError: The content is none.
+    """
+    try:
+        return _split.decode(content)
+    except MALFORMED as error:
+        raise NotAnArrayError(
+            f"expected a JSON array of annotations, found a mistake: {error}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +83,7 @@ class Index:
         """
         if not content.strip():
             raise NotAnArrayError("expected a JSON array of annotations, found an empty file")
-        try:
-            items = _split.decode(content)
-        except _MALFORMED as error:
-            raise NotAnArrayError(
-                f"expected a JSON array of annotations, found a mistake: {error}"
-            ) from error
+        items = split_items(content)
         ids: dict[str, int] = {}
         repeated: dict[str, list[int]] = {}
         for place, item in enumerate(items):
@@ -248,7 +257,7 @@ def id_of(annotation: bytes | msgspec.Raw) -> str | None:
     """Read the id of an annotation; None when it has no string as id."""
     try:
         return _string.decode(_id_of.decode(annotation).id)
-    except _MALFORMED:
+    except MALFORMED:
         return None
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import xxhash
 
 from neurotrale.faults import reading
-from neurotrale.files import Stamp
-
-_SETTLED_NS = 2_000_000_000
+from neurotrale.files import Stamp, is_settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +49,7 @@ class Footprint:
                 for name, stamp in _stamps(block.path):
                     newest_ns = max(newest_ns, stamp.mtime_ns)
                     hashed.update(f"\n {name} {stamp.etag}".encode(errors="surrogateescape"))
-        return cls(hashed.hexdigest(), time.time_ns() - newest_ns > _SETTLED_NS)
+        return cls(hashed.hexdigest(), is_settled(newest_ns))
 
 
 def _stamps(block: str) -> list[tuple[str, Stamp]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,6 @@ from neurotrale.cli.failing import failing_clearly
 from neurotrale.cli.progress import shown
 
 EXIT_LEFT = 1
-
-Text = Callable[[float], str]
 
 
 @click.command()

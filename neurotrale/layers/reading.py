@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from neurotrale.annotations.document import NotAnArrayError
+from neurotrale.annotations.document import MALFORMED, split_items
 
 BATCH = 4096
 
@@ -40,10 +40,8 @@ class Annotation(msgspec.Struct, frozen=True, gc=False):
 
 
 _all = msgspec.json.Decoder(list[Annotation])
-_split = msgspec.json.Decoder(list[msgspec.Raw])
 _one = msgspec.json.Decoder(Annotation)
 _any = msgspec.json.Decoder()
-_MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +69,7 @@ def read_batches(content: bytes) -> Iterator[Batch]:
     Raises:
         NotAnArrayError: The content is no JSON array.
     """
-    try:
-        items = _split.decode(content)
-    except _MALFORMED as error:
-        raise NotAnArrayError(
-            f"expected a JSON array of annotations, found a mistake: {error}"
-        ) from error
+    items = split_items(content)
     for start in range(0, len(items), BATCH):
         some = items[start : start + BATCH]
         yield Batch(start, some, _read(some))
@@ -85,7 +78,7 @@ def read_batches(content: bytes) -> Iterator[Batch]:
 def _read(items: Sequence[msgspec.Raw]) -> Sequence[Annotation]:
     try:
         return _all.decode(b"[" + b",".join(items) + b"]")
-    except _MALFORMED:
+    except MALFORMED:
         return [read_annotation(item) for item in items]
 
 
@@ -93,11 +86,11 @@ def read_annotation(content: bytes | msgspec.Raw) -> Annotation:
     """Read one annotation; what has not the form that is expected counts as absent."""
     try:
         return _one.decode(content)
-    except _MALFORMED:
+    except MALFORMED:
         pass
     try:
         found = _any.decode(content)
-    except _MALFORMED:
+    except MALFORMED:
         return Annotation()
     return _lenient(found) if isinstance(found, dict) else Annotation()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,8 @@ from neurotrale.annotations.content import etag_of
 from neurotrale.annotations.document import NotAnArrayError
 from neurotrale.annotations.places import Place
 from neurotrale.faults import reading
-from neurotrale.files import Stamp
+from neurotrale.files import Stamp, is_settled
+from neurotrale.kept import Kept
 from neurotrale.layers.geometry import Shapes, geometry_of
 from neurotrale.layers.kinds import Kind
 from neurotrale.layers.properties import Columns
@@ -28,7 +28,6 @@ KEPT_BYTES = 256 * 2**20
 KEPT_IDENTITIES = 100_000
 # What ids and texts take in memory, beside the coordinates.
 _ANNOTATION_BYTES = 400
-_SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ class Tables:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Path, tuple[Stamp, bool, Table]] = OrderedDict()
-        self._identities: OrderedDict[Path, tuple[Stamp, Identity]] = OrderedDict()
+        self._identities: Kept[Identity] = Kept(KEPT_IDENTITIES)
         self._size_bytes = 0
         self._lock = Lock()
         self._reading = Lock()
@@ -115,17 +114,13 @@ class Tables:
             table = self._find(place.path, stamp)
             if table is not None:
                 return Identity(place.what, table.etag, table.mtime_s)
-            with self._lock:
-                known = self._identities.get(place.path)
-            if known is not None and known[0] == stamp:
-                return known[1]
+            known = self._identities.find(place.path, stamp)
+            if known is not None:
+                return known
             content, status, settled = _content(place.path)
         identity = Identity(place.what, etag_of(content), status.st_mtime)
         if settled:
-            with self._lock:
-                self._identities[place.path] = Stamp.of(status), identity
-                while len(self._identities) > KEPT_IDENTITIES:
-                    self._identities.popitem(last=False)
+            self._identities.put(place.path, Stamp.of(status), identity)
         return identity
 
     def _find(self, path: Path, stamp: Stamp) -> Table | None:
@@ -165,7 +160,7 @@ def _content(path: Path) -> tuple[bytes, os.stat_result, bool]:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         content = file.read()
-    return content, status, time.time_ns() - status.st_mtime_ns > _SETTLED_NS
+    return content, status, is_settled(status.st_mtime_ns)
 
 
 def table_of(what: str, content: bytes, etag: str, mtime_s: float) -> Table:
