@@ -4,25 +4,39 @@ PYTHON   ?= python3
 DEMO_DIR ?= demo-data
 PORT     ?=
 ARGS     ?=
+JOBS     ?= $(shell expr $$(nproc) + 1)
 
 VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check
 
+# A file's tests stay together: they share the services and data that it starts with.
+PYTEST = $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
+
+# The tests start hundreds of processes: without compiled modules, each compiles them once more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test test-deploy check lint types pytest stress real-data bench format clean
+.PHONY: help demo test test-long test-deploy check lint types pytest pytest-prepared stress real-data bench format options clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer) that a new .venv is made with.'
+	@echo 'JOBS=4 tests in so many processes (one more than processors, as tests also wait); JOBS=0 in one'
+	@echo 'that takes --pdb.'
+	@echo 'What tests draw at random, and how much of it, are options, given with ARGS and told when'
+	@echo 'one fails: --seed, --crash-every, --histories, --stress-seconds, --hypothesis-profile.'
 
 demo: $(VENV)/.package $(VENV)/.viewer  ## make demo data and serve it (PORT=9000, DEMO_DIR=demo-data); Ctrl-C stops it
 	@exec $(BIN)/neurotrale demo $(if $(PORT),--port $(PORT)) $(DEMO_DIR)
 
-test: check  ## lint, types, pytest: all that needs nothing but Python
+test: check  ## lint, types, pytest: all that needs nothing but Python, in minutes
+
+test-long: pytest-prepared  ## the tests that go on for longer: every crash, many examples, stress
+	$(PYTEST) --long $(ARGS)
 
 test-deploy: $(VENV)/.dev $(VENV)/.package  ## the container images and job scripts, with the real programs (ARGS='-k docker')
 	$(BIN)/python -m pytest tests/deploy $(ARGS)
@@ -36,8 +50,10 @@ lint: $(VENV)/.dev  ## ruff: rules and format
 types: $(VENV)/.dev  ## mypy --strict
 	$(BIN)/python -m mypy
 
-pytest: $(VENV)/.dev $(VENV)/.package .cache/real-data/.complete  ## the tests (ARGS='-k ranges -x')
-	$(BIN)/python -m pytest $(ARGS)
+pytest: pytest-prepared  ## the tests of make test (ARGS='-k ranges -x')
+	$(PYTEST) $(ARGS)
+
+pytest-prepared: $(VENV)/.dev $(VENV)/.package .cache/real-data/.complete
 
 stress: $(VENV)/.dev $(VENV)/.package  ## a minute of many writers while workers are killed
 	$(BIN)/python -m tests.stress --seconds 60 $(ARGS)
@@ -50,6 +66,9 @@ bench: $(VENV)/.bench $(VENV)/.package  ## measure against the targets, under te
 format: $(VENV)/.dev  ## rewrite the code as lint wants it
 	$(BIN)/python -m ruff check --quiet --fix .
 	$(BIN)/python -m ruff format .
+
+options: $(VENV)/.dev  ## write docs/options.md from the table of settings
+	$(BIN)/python -m tests.options_page
 
 clean:  ## remove .venv and all caches (demo-data/ stays: it may hold your annotations)
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -1,1 +1,1 @@
-"""Programs that measure the service beside what it is compared with; `python -m benchmarks`."""
+"""Benchmarks of the service and of what it is compared with: ``python -m benchmarks``."""

@@ -1,4 +1,4 @@
-"""Measures every line, prints the table, draws the plot: ``python -m benchmarks``."""
+"""Run the benchmarks, print the table, draw the plot: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from benchmarks.plot import draw
 
 
 def main() -> int:
-    """Run the measures that are named, or all; exit with 1 when a target is missed."""
+    """Run the named benchmarks, or all; return 1 when a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--only", choices=[measure.__name__ for measure in ALL], action="append")
-    parser.add_argument("--seconds", type=int, default=3, help="length of one run of load")
-    parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
+    parser.add_argument("--seconds", type=int, default=3, help="duration of each load test")
+    parser.add_argument("--rounds", type=int, default=3, help="number of runs for each side")
     parser.add_argument("--plot", type=Path, help="write the plot to this PNG")
     arguments = parser.parse_args()
     missing = [name for name in ("wrk", "nginx") if shutil.which(name) is None]
@@ -28,8 +28,8 @@ def main() -> int:
         print(f"needs {' and '.join(missing)}: apt-get install wrk nginx-light", file=sys.stderr)
         return 2
     results = []
-    with tempfile.TemporaryDirectory(prefix="neurotrale-bench-") as place:
-        setting = Setting(Path(place), arguments.seconds, arguments.rounds)
+    with tempfile.TemporaryDirectory(prefix="neurotrale-bench-") as directory:
+        setting = Setting(Path(directory), arguments.seconds, arguments.rounds)
         for measure in ALL:
             if arguments.only is None or measure.__name__ in arguments.only:
                 for result in measure(setting):
@@ -44,12 +44,12 @@ def main() -> int:
 
 
 def line(result: Result) -> str:
-    """Give a line of the table, in the form that the README has."""
+    """Return a line of the table, in the form of docs/performance.md."""
     sign = ">=" if result.at_least else "<="
     value = f"{result.value:.3g} {result.unit}"
     mark = "yes" if result.met else "NO"
     return (
-        f"| {result.what:42} | {result.ours:>16} | {result.theirs:>9} |"
+        f"| {result.name:42} | {result.ours:>16} | {result.theirs:>9} |"
         f" {value:>9} | {sign} {result.target:g} {result.unit} | {mark} |"
     )
 

@@ -1,4 +1,4 @@
-"""What the benchmarks serve: noisy chunks in every layout, a large annotation file, a directory."""
+"""The data of the benchmarks: chunks in every layout, and a large annotation file and directory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from neurotrale.chunks.write import encode_chunk
+from neurotrale.chunks.encode import encode_chunk
 
 CHUNK_VX = 64
 CHUNKS = 4  # along each axis
@@ -20,14 +20,14 @@ CHUNK_BYTES = CHUNK_VX**3 * 2
 LAYOUTS: dict[str, dict[str, Any]] = {
     # As precomputed-tif writes them.
     "pages": {"compression": "zlib"},
-    # As ingest does.
+    # As ingest writes them.
     "single": {},
     "uncompressed": {},
 }
 
 
 def write_volumes(root: Path) -> None:
-    """Write the same noisy, smooth uint16 volume (64 % of it when deflated) in each layout."""
+    """Write the same noisy, smooth uint16 volume (which deflate shrinks to 64 %) in each layout."""
     rng = np.random.default_rng(7)
     ramp = np.linspace(0, 4, CHUNK_VX)
     smooth = np.sin(ramp)[:, None, None] * np.cos(ramp)[:, None] * np.sin(ramp + 1)
@@ -55,13 +55,13 @@ def write_volumes(root: Path) -> None:
 
 
 def chunk_names() -> list[str]:
-    """List the names of the volume's chunks."""
+    """Return the names of the chunks of the volume."""
     spans = [f"{i * CHUNK_VX}-{(i + 1) * CHUNK_VX}" for i in range(CHUNKS)]
-    return ["_".join(three) for three in itertools.product(spans, repeat=3)]
+    return ["_".join(axes) for axes in itertools.product(spans, repeat=3)]
 
 
 def write_annotations(path: Path, count: int = 20_000, points: int = 60) -> None:
-    """Write fibers as the original service's own writer lays them out (indent 3)."""
+    """Write fibers in the layout of the original service (indent 3)."""
     rng = random.Random(7)
     path.parent.mkdir(parents=True)
     with path.open("w") as file:
@@ -82,7 +82,7 @@ def write_annotations(path: Path, count: int = 20_000, points: int = 60) -> None
 
 
 def write_entries(directory: Path, count: int = 100_000) -> None:
-    """Make a directory with many empty files."""
+    """Create a directory with many empty files."""
     directory.mkdir(parents=True)
     for number in range(count):
         (directory / f"{number}-{number + 1}_0-64_0-64").touch()

@@ -1,4 +1,4 @@
-"""Load as a browser makes it: a few connections that are kept, and its Accept-Encoding."""
+"""Load like that of a browser: a few persistent connections, and its Accept-Encoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 CONNECTIONS = 12
-# What the other side still works on when its load has ended must not be in our way.
+# Time for the other server to finish its last requests before ours is measured.
 SETTLE_S = 1.5
 BROWSER_CODINGS = "gzip, deflate, br, zstd"
 
@@ -25,26 +25,26 @@ end
 
 
 def requests_per_second(
-    url: str, paths: Sequence[str], place: Path, seconds: int, codings: str = BROWSER_CODINGS
+    url: str, paths: Sequence[str], directory: Path, seconds: int, codings: str = BROWSER_CODINGS
 ) -> float:
-    """Ask for the paths in turn, over and over, as quickly as the server answers."""
+    """Request the paths repeatedly, as fast as the server answers; return the rate."""
     time.sleep(SETTLE_S)
-    script = place / "paths.lua"
+    script = directory / "paths.lua"
     quoted = ", ".join(f'"{path}"' for path in paths)
     script.write_text(_SCRIPT.format(paths=quoted, codings=codings))
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s"]
-    ran = subprocess.run(
+    wrk = subprocess.run(
         [*command, "-s", str(script), url], capture_output=True, text=True, check=True
     )
-    if "Non-2xx" in ran.stdout or "Socket errors" in ran.stdout:
-        raise RuntimeError(f"not every request was answered:\n{ran.stdout}")
-    found = re.search(r"Requests/sec:\s*([\d.]+)", ran.stdout)
-    assert found is not None
-    return float(found[1])
+    if "Non-2xx" in wrk.stdout or "Socket errors" in wrk.stdout:
+        raise RuntimeError(f"not every request was answered:\n{wrk.stdout}")
+    match = re.search(r"Requests/sec:\s*([\d.]+)", wrk.stdout)
+    assert match is not None
+    return float(match[1])
 
 
 def median_ratio(pairs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """Give the median of each side and of the ratio, pair by pair."""
+    """Return the median of each side, and the median of the ratios of the pairs."""
     ours, theirs = zip(*pairs, strict=True)
     return (
         statistics.median(ours),

@@ -1,4 +1,4 @@
-"""Each line of the table of targets: both sides measured in turn, on the same machine."""
+"""The benchmarks: both sides are measured alternately, on the same machine."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from benchmarks.stack import ingest_rate, plain_rate, write_stack
 
 WORKERS = 2
 INGEST_ROUNDS = 2
+PATCH_ROUNDS = 25
+MANY_WORKERS = 10
 
 
 @dataclass(frozen=True)
@@ -33,16 +35,16 @@ class Result:
     """One line of the table.
 
     Attributes:
-        what: What was measured.
-        ours: With its unit.
-        theirs: The other side, with its unit; "" when there is none.
-        value: What the target is about: a ratio, or a figure.
-        target: What it should reach.
-        at_least: Whether the target is a least or a most.
-        unit: Of the value; "x" for a ratio.
+        name: The quantity that was measured.
+        ours: Our value, with its unit.
+        theirs: The value of the other side, with its unit; "" when there is none.
+        value: The value to compare with the target: a ratio, or our value.
+        target: The target for `value`.
+        at_least: Whether the target is a minimum, and not a maximum.
+        unit: The unit of `value`; "x" for a ratio.
     """
 
-    what: str
+    name: str
     ours: str
     theirs: str
     value: float
@@ -52,46 +54,46 @@ class Result:
 
     @property
     def met(self) -> bool:
-        """Whether the target is reached."""
+        """Whether the target is met."""
         return self.value >= self.target if self.at_least else self.value <= self.target
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how long to measure."""
+    """The working directory and the duration of the benchmarks."""
 
-    place: Path
+    directory: Path
     seconds: int
     rounds: int
 
     def pairs(
         self, ours: Callable[[], float], theirs: Callable[[], float]
     ) -> tuple[float, float, float]:
-        """Measure both sides in turn; give the medians and the median ratio."""
-        ours(), theirs()  # warm-up: the file cache, the segments that are remembered
+        """Measure both sides alternately; return the medians and the median ratio."""
+        ours(), theirs()  # warm-up: fills the page cache, and the cache of segments
         return median_ratio([(ours(), theirs()) for _ in range(self.rounds)])
 
 
 def chunk_throughput(setting: Setting) -> Iterator[Result]:
     """Measure chunks per second against the naive service, nginx, and a single worker."""
-    root = setting.place / "volumes"
+    root = setting.directory / "volumes"
     write_volumes(root)
     paths = {
         layout: [f"/{layout}/1_1_1/{name}" for name in chunk_names()]
         for layout in ("pages", "single", "uncompressed")
     }
 
-    def asking(url: str, wanted: list[str]) -> Callable[[], float]:
-        return lambda: requests_per_second(url, wanted, setting.place, setting.seconds)
+    def load_of(url: str, requested: list[str]) -> Callable[[], float]:
+        return lambda: requests_per_second(url, requested, setting.directory, setting.seconds)
 
     with neurotrale(root, WORKERS) as (ours, _):
         with naive(root, WORKERS) as theirs:
             for layout, name, target in (
                 ("pages", "precomputed-tif layout", 20),
-                ("single", "one segment a chunk", 80),
+                ("single", "one segment per chunk", 80),
             ):
                 mine, other, ratio = setting.pairs(
-                    asking(ours, paths[layout]), asking(theirs, paths[layout])
+                    load_of(ours, paths[layout]), load_of(theirs, paths[layout])
                 )
                 yield Result(
                     f"chunks, {name}, against naive", _per_s(mine), _per_s(other), ratio, target
@@ -100,28 +102,28 @@ def chunk_throughput(setting: Setting) -> Iterator[Result]:
             for layout, name in (("single", "passed through"), ("uncompressed", "uncompressed")):
                 files = [f"{path}.tiff" for path in paths[layout]]
                 mine, other, ratio = setting.pairs(
-                    asking(ours, paths[layout]), asking(theirs, files)
+                    load_of(ours, paths[layout]), load_of(theirs, files)
                 )
                 yield Result(
                     f"chunks, {name}, against nginx", _per_s(mine), _per_s(other), ratio, 0.4
                 )
         with neurotrale(root, 1) as (single, _):
             mine, other, ratio = setting.pairs(
-                asking(ours, paths["pages"]), asking(single, paths["pages"])
+                load_of(ours, paths["pages"]), load_of(single, paths["pages"])
             )
             yield Result("2 workers against 1", _per_s(mine), _per_s(other), ratio, 1.8)
 
 
 def chunk_memory(setting: Setting) -> Iterator[Result]:
-    """Measure a worker's memory and open files over 10,000 chunks."""
-    root = setting.place / "volumes"
+    """Measure the memory and open files of a worker over 10,000 chunks."""
+    root = setting.directory / "volumes"
     paths = [f"/pages/1_1_1/{name}" for name in chunk_names()]
     with neurotrale(root, 1) as (url, pid):
         (worker,) = _children(pid)
         with _connection(url) as connection:
-            _ask_all(connection, paths * 16)
+            _request_all(connection, paths * 16)
             early, early_files = _memory_mb(worker), len(os.listdir(f"/proc/{worker}/fd"))
-            _ask_all(connection, paths * 160)
+            _request_all(connection, paths * 160)
             late, late_files = _memory_mb(worker), len(os.listdir(f"/proc/{worker}/fd"))
     yield Result(
         "worker after 11,000 chunks", f"{late:.0f} MB", "", late, 150, at_least=False, unit="MB"
@@ -139,7 +141,7 @@ def chunk_memory(setting: Setting) -> Iterator[Result]:
 
 def patching(setting: Setting) -> Iterator[Result]:
     """Measure a PATCH in a file of 100+ MB against load, dump with indent 3, write."""
-    root = setting.place / "annotated"
+    root = setting.directory / "annotated"
     path = root / "brain" / "annotations" / "x0y0z0" / "fibers.json"
     write_annotations(path)
     size_mb = path.stat().st_size / 1e6
@@ -148,21 +150,21 @@ def patching(setting: Setting) -> Iterator[Result]:
         started = time.perf_counter()
         fibers = json.loads(path.read_text())
         fibers[number]["reviewed"] = True
-        (setting.place / "plain.json").write_text(json.dumps(fibers, indent=3))
+        (setting.directory / "plain.json").write_text(json.dumps(fibers, indent=3))
         plain.append(time.perf_counter() - started)
     del fibers
     url_path = "/brain/annotations/x0y0z0/fibers.json"
     cold, warm, peaks = [], [], []
     for number in range(3):
         with neurotrale(root, 1) as (url, pid), _connection(url) as connection:
-            (worker,) = _children(pid)
+            processes = (*_children(pid), *_children(pid, "writer"))
             connection.request("GET", "/api/health")
             connection.getresponse().read()
-            idle = _memory_mb(worker)
+            idle = sum(map(_memory_mb, processes))
             times = [_patch(connection, url_path, 1000 + 10 * number + i) for i in range(5)]
             cold.append(times[0])
             warm += times[1:]
-            peaks.append((_peak_mb(worker) - idle) / size_mb)
+            peaks.append((sum(map(_peak_mb, processes)) - idle) / size_mb)
     theirs = statistics.median(plain)
     for name, ours, target in (("warm", warm, 40), ("cold", cold, 12)):
         mine = statistics.median(ours)
@@ -175,11 +177,38 @@ def patching(setting: Setting) -> Iterator[Result]:
         )
     peak = max(peaks)
     yield Result("its memory, in file sizes", f"{peak:.1f}", "", peak, 3, at_least=False, unit="F")
+    many, one = _patches_of_many_workers_and_one(setting.directory, path, url_path)
+    ratio = many / one
+    name = f"PATCH through {MANY_WORKERS} workers against one"
+    yield Result(name, f"{many:.2f} s", f"{one:.2f} s", ratio, 1.3, at_least=False)
+
+
+def _patches_of_many_workers_and_one(
+    directory: Path, annotations: Path, url_path: str
+) -> tuple[float, float]:
+    """Return the median times of a PATCH on a new connection, taken in turns."""
+    roots = [directory / f"patched-{number}" for number in range(2)]
+    times: list[list[float]] = [[], []]
+    for root in roots:
+        path = root / url_path.lstrip("/")
+        path.parent.mkdir(parents=True)
+        shutil.copyfile(annotations, path)
+    with neurotrale(roots[0], MANY_WORKERS) as (many, _), neurotrale(roots[1], 1) as (one, _):
+        for number in range(PATCH_ROUNDS):
+            # Either goes first as often: what one leaves in memory makes the other slower.
+            for url, taken in list(zip((many, one), times, strict=True))[:: 1 - number % 2 * 2]:
+                with _connection(url) as connection:
+                    taken.append(_patch(connection, url_path, 2000 + number))
+    for root in roots:
+        shutil.rmtree(root)
+    # The first one of each reads the file into memory.
+    many_s, one_s = (statistics.median(taken[1:]) for taken in times)
+    return many_s, one_s
 
 
 def listing(setting: Setting) -> Iterator[Result]:
     """Measure the first byte of a page of 100,000 entries, and the memory it takes."""
-    root = setting.place / "listed"
+    root = setting.directory / "listed"
     write_entries(root / "many")
     with neurotrale(root, 1) as (url, pid):
         (worker,) = _children(pid)
@@ -202,17 +231,17 @@ def listing(setting: Setting) -> Iterator[Result]:
 
 
 def ingesting(setting: Setting) -> Iterator[Result]:
-    """Measure how fast a stack becomes a data set, against precomputed-tif's way of doing it."""
-    place = setting.place / "ingesting"
-    pattern = write_stack(place / "planes")
+    """Measure how fast a stack becomes a dataset, against precomputed-tif's way of doing it."""
+    directory = setting.directory / "ingesting"
+    pattern = write_stack(directory / "planes")
     pairs = []
     for number in range(INGEST_ROUNDS):
-        ours, theirs = place / f"ours-{number}", place / f"theirs-{number}"
+        ours, theirs = directory / f"ours-{number}", directory / f"theirs-{number}"
         pairs.append((ingest_rate(pattern, ours), plain_rate(pattern, theirs)))
         shutil.rmtree(ours)
         shutil.rmtree(theirs)
     mine, other, ratio = median_ratio(pairs)
-    yield Result("stack to data set, per core", f"{mine:.0f} MB/s", f"{other:.0f} MB/s", ratio, 3)
+    yield Result("stack to dataset, per core", f"{mine:.0f} MB/s", f"{other:.0f} MB/s", ratio, 3)
 
 
 ALL = (chunk_throughput, chunk_memory, patching, listing, ingesting)
@@ -238,15 +267,17 @@ def _connection(url: str) -> Iterator[http.client.HTTPConnection]:
         connection.close()
 
 
-def _ask_all(connection: http.client.HTTPConnection, paths: list[str]) -> None:
+def _request_all(connection: http.client.HTTPConnection, paths: list[str]) -> None:
     for path in paths:
         connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
         connection.getresponse().read()
 
 
-def _children(pid: int) -> list[int]:
+def _children(pid: int, name: str = "worker") -> list[int]:
+    """The processes of a service that have a name; its writer makes all changes."""
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]
+    children = [int(child) for child in text.split()]
+    return [one for one in children if Path(f"/proc/{one}/comm").read_text().strip() == name]
 
 
 def _memory_mb(pid: int) -> float:

@@ -1,4 +1,4 @@
-"""The results as one picture: how far each figure is from its target."""
+"""Plot of the results: how far each value is from its target."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ MET, MISSED = "#2a7f62", "#b3432b"
 
 
 def draw(results: Sequence[Result], heading: str, path: Path) -> None:
-    """Draw a bar for each result, 1 being its target; to the right is better."""
+    """Draw a bar for each result, relative to its target (1); longer is better."""
     from matplotlib.figure import Figure
 
-    shown = list(reversed(results))
-    factors = [_factor(result) for result in shown]
-    figure = Figure(figsize=(9, 0.42 * len(shown) + 1.3), layout="constrained")
+    rows = list(reversed(results))
+    factors = [_factor(result) for result in rows]
+    figure = Figure(figsize=(9, 0.42 * len(rows) + 1.3), layout="constrained")
     axes = figure.subplots()
-    colours = [MET if result.met else MISSED for result in shown]
-    bars = axes.barh([result.what for result in shown], factors, color=colours)
-    axes.bar_label(bars, [f" {r.value:.3g} {r.unit} (target {r.target:g})" for r in shown])
+    colours = [MET if result.met else MISSED for result in rows]
+    bars = axes.barh([result.name for result in rows], factors, color=colours)
+    axes.bar_label(bars, [f" {r.value:.3g} {r.unit} (target {r.target:g})" for r in rows])
     axes.axvline(1, color="0.4", linewidth=1)
     axes.set_xscale("log")
     axes.set_xlim(min(0.3, *factors) * 0.8, max(factors) * 6)

@@ -1,4 +1,4 @@
-"""The servers that are compared, each started as its users start it."""
+"""The servers that are compared, each started as users would start it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import tifffile
 
 @contextmanager
 def neurotrale(root: Path, workers: int, *options: str) -> Iterator[tuple[str, int]]:
-    """Run this service; give its URL and the process id of its supervisor."""
+    """Run this service; yield its URL and the process id of its supervisor."""
     ready = root.parent / f"ready-{os.getpid()}.json"
     command = [sys.executable, "-m", "neurotrale", "serve", str(root), "--port", "0"]
     command += ["--workers", str(workers), "--no-access-log", "--log-level", "warning"]
@@ -41,15 +41,15 @@ def neurotrale(root: Path, workers: int, *options: str) -> Iterator[tuple[str, i
 
 
 class _Naive(http.server.BaseHTTPRequestHandler):
-    """The plainest service: imread, tobytes, gzip -9, as the original one does for each chunk."""
+    """The simplest service: imread, tobytes and gzip -9 for each chunk, as in the original one."""
 
     protocol_version = "HTTP/1.1"
     root = Path()
 
     def do_GET(self) -> None:
         body = io.BytesIO()
-        with gzip.GzipFile(mode="wb", fileobj=body, compresslevel=9) as packed:
-            packed.write(tifffile.imread(f"{self.root}{self.path}.tiff").tobytes())
+        with gzip.GzipFile(mode="wb", fileobj=body, compresslevel=9) as compressed:
+            compressed.write(tifffile.imread(f"{self.root}{self.path}.tiff").tobytes())
         self.send_response(200)
         self.send_header("Content-Type", "application/octet-stream")
         self.send_header("Content-Encoding", "gzip")
@@ -69,7 +69,7 @@ class _NaiveServer(http.server.ThreadingHTTPServer):
 
 @contextmanager
 def naive(root: Path, workers: int) -> Iterator[str]:
-    """Run the naive service with as many processes."""
+    """Run the naive service with this number of processes; yield its URL."""
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     children = []
     for _ in range(workers):
@@ -91,13 +91,13 @@ def naive(root: Path, workers: int) -> Iterator[str]:
 
 
 _NGINX = """\
-daemon off; worker_processes {workers}; pid {place}/nginx.pid; error_log {place}/error.log;
+daemon off; worker_processes {workers}; pid {directory}/nginx.pid; error_log {directory}/error.log;
 {user}
 events {{ worker_connections 512; }}
 http {{
     access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000;
-    client_body_temp_path {place}; proxy_temp_path {place}; fastcgi_temp_path {place};
-    uwsgi_temp_path {place}; scgi_temp_path {place};
+    client_body_temp_path {directory}; proxy_temp_path {directory}; fastcgi_temp_path {directory};
+    uwsgi_temp_path {directory}; scgi_temp_path {directory};
     server {{ listen 127.0.0.1:{port}; root {root}; default_type application/octet-stream; }}
 }}
 """
@@ -105,16 +105,18 @@ http {{
 
 @contextmanager
 def nginx(root: Path, workers: int) -> Iterator[str]:
-    """Run nginx over a directory of plain files."""
-    place = root.parent / "nginx"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir()
+    """Serve a directory of plain files with nginx; yield its URL."""
+    directory = root.parent / "nginx"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     user = "user root;" if os.geteuid() == 0 else ""
-    conf = place / "nginx.conf"
-    conf.write_text(_NGINX.format(workers=workers, place=place, root=root, port=port, user=user))
-    process = subprocess.Popen(["nginx", "-c", str(conf), "-p", str(place)])
+    conf = directory / "nginx.conf"
+    conf.write_text(
+        _NGINX.format(workers=workers, directory=directory, root=root, port=port, user=user)
+    )
+    process = subprocess.Popen(["nginx", "-c", str(conf), "-p", str(directory)])
     try:
         _await_port(port)
         yield f"http://127.0.0.1:{port}"
@@ -124,12 +126,12 @@ def nginx(root: Path, workers: int) -> Iterator[str]:
 
 
 def _await_port(port: int) -> None:
-    until = time.monotonic() + 20
+    deadline = time.monotonic() + 20
     while True:
         try:
             socket.create_connection(("127.0.0.1", port), 1).close()
             return
         except OSError:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""A stack of planes, and precomputed-tif's way to a data set, on today's libraries."""
+"""A stack of planes, and the algorithm of precomputed-tif with current libraries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Size = tuple[int, int, int]
 
 
 def write_stack(directory: Path) -> str:
-    """Write uint16 planes, smooth and noisy like tissue, compressed; give their pattern."""
+    """Write compressed uint16 planes, smooth and noisy like tissue; return their pattern."""
     directory.mkdir(parents=True)
     rng = np.random.default_rng(7)
     ramp = np.linspace(0, 30, SIDE_VX)
@@ -33,19 +33,19 @@ def write_stack(directory: Path) -> str:
 
 
 def ingest_rate(pattern: str, dest: Path) -> float:
-    """Run the command; give the megabytes of planes for each second of a core."""
+    """Run ingest; return the megabytes of planes per core second."""
     command = [sys.executable, "-m", "neurotrale", "ingest", "--source", pattern, "--n-cores", "1"]
     command += ["--dest", str(dest), "--voxel-size", "1.8,1.8,2.0", "--levels", "4"]
     return _rate(command)
 
 
 def plain_rate(pattern: str, dest: Path) -> float:
-    """Run the plain way in a process of its own; give the same."""
+    """Run the algorithm of precomputed-tif in its own process; return its rate, likewise."""
     return _rate([sys.executable, "-m", "benchmarks.stack", pattern, str(dest)])
 
 
 def _rate(command: list[str]) -> float:
-    """Count the time of cores, its start included: others on the machine do not change it much."""
+    """Return the rate by CPU time, start included, which other load hardly changes."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -55,8 +55,8 @@ def _rate(command: list[str]) -> float:
 def make_plainly(pattern: str, dest: Path, levels: int = 4) -> None:
     """Write every level as precomputed-tif does.
 
-    Planes are read 64 at a time for the first level; for each chunk of a later one, the eight
-    chunks above it are read back and averaged; every chunk is written with zlib, level 4.
+    For the first level, planes are read 64 at a time; for each chunk of a later level, eight chunks
+    of the finer level are read back and averaged. Every chunk is written with zlib at level 4.
     """
     paths = sorted(Path(pattern).parent.glob(Path(pattern).name))
     rows, columns = tifffile.imread(paths[0]).shape
@@ -90,12 +90,12 @@ def _next_level(fine: Size, coarse: Size, above: Path, directory: Path) -> None:
             half = CHUNK_VX // 2
             for k, j, i in product((0, 1), repeat=3):
                 voxels = block[k::2, j::2, i::2]
-                place = tuple(
+                target = tuple(
                     slice(side * half, side * half + n)
                     for side, n in zip(part, voxels.shape, strict=True)
                 )
-                total[place] += voxels.astype(np.uint64)
-                hits[place] += np.uint64(1)
+                total[target] += voxels.astype(np.uint64)
+                hits[target] += np.uint64(1)
         total[hits > 0] = total[hits > 0] // hits[hits > 0]
         _write(directory, corner, coarse, total.astype("uint16"))
 

@@ -1,16 +1,16 @@
 #!/bin/sh
-# Starts the service, or any other command of neurotrale, in a container; images have this file as
+# Starts the service, or any other command of neurotrale, in a container. Installed in images as
 # /apps/entrypoint.sh.
 #
 #   docker run IMAGE [OPTIONS]
 #   apptainer run IMAGE.sif [OPTIONS]
 #   apptainer run IMAGE.sif /apps/entrypoint.sh [OPTIONS]
 #
-# OPTIONS are those of `neurotrale serve`. Another command may stand before them: a first word
-# without a slash is one, a directory is written with a slash.
+# OPTIONS are those of `neurotrale serve`. To run another command, put its name before them: a first
+# word without a slash is a command, so write directories with a slash.
 set -eu
 
-# `apptainer run` puts the command after the image's own, which is this file already.
+# `apptainer run` appends the command to the runscript, which already runs this file.
 if [ "${1-}" = /apps/entrypoint.sh ] || [ "${1-}" = "$0" ]; then
     shift
 fi
@@ -20,9 +20,9 @@ case ${1-} in
     '' | -* | . | */*) set -- serve "$@" ;;
 esac
 
-# Apptainer shares the network of its host, where 127.0.0.1 is enough and every other address is
-# open to the cluster. Docker gives a network of its own, where no published port reaches 127.0.0.1;
-# there the health check finds the service by its ready file.
+# Apptainer shares the network of its host, where 127.0.0.1 is sufficient and any other address would
+# be open to the cluster. A Docker container has its own network, where published ports do not reach
+# 127.0.0.1; its health check finds the service through the ready file.
 if [ -z "${APPTAINER_CONTAINER-}${SINGULARITY_CONTAINER-}" ]; then
     export NEUROTRALE_HOST="${NEUROTRALE_HOST:-0.0.0.0}"
     if { [ -e /.dockerenv ] || [ -e /run/.containerenv ]; } && [ -w /tmp ]; then
@@ -30,8 +30,9 @@ if [ -z "${APPTAINER_CONTAINER-}${SINGULARITY_CONTAINER-}" ]; then
     fi
 fi
 
-# Apptainer passes the host's environment on: a module of the cluster's must not bring its packages.
+# Apptainer passes the environment of the host on: a cluster's environment module must not add its
+# Python packages.
 unset PYTHONHOME PYTHONPATH PYTHONSTARTUP
 
-# exec: signals of the container's runtime, or of Slurm, reach the service itself.
+# exec, so that signals of the container runtime or of Slurm reach the service itself.
 exec neurotrale "$@"

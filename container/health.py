@@ -1,7 +1,7 @@
-"""Docker's health check: asks the service in this container for its health, wherever it listens.
+"""Docker's health check: requests /api/health of the service in this container.
 
-The exit code is 0 when it is well. Only containers that run something else than the service have
-no ready file; they count as unhealthy.
+The exit code is 0 when the service is healthy. A container without a ready file, which runs another
+command than the service, counts as unhealthy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TIMEOUT_S = 10.0
 
 
 class UnixConnection(http.client.HTTPConnection):
-    """A connection through a Unix socket."""
+    """An HTTP connection through a Unix socket."""
 
     def __init__(self, path: str) -> None:
         super().__init__("localhost", timeout=TIMEOUT_S)
@@ -31,7 +31,7 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 def connection(facts: dict[str, object]) -> http.client.HTTPConnection:
-    """Make the connection that a ready file leads to."""
+    """Return a connection to the service that a ready file describes."""
     if "socket" in facts:
         return UnixConnection(str(facts["socket"]))
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(str(facts["host"]), str(facts["host"]))
@@ -39,16 +39,16 @@ def connection(facts: dict[str, object]) -> http.client.HTTPConnection:
 
 
 def main() -> None:
-    """Ask, say what came back, and end accordingly."""
+    """Request the health, print the response, and exit with its result."""
     ready = Path(os.environ.get("NEUROTRALE_READY_FILE") or sys.argv[1])
     try:
-        asked = connection(json.loads(ready.read_bytes()))
-        asked.request("GET", "/api/health")
-        answer = asked.getresponse()
-        print(answer.read().decode(errors="replace"))
+        http_connection = connection(json.loads(ready.read_bytes()))
+        http_connection.request("GET", "/api/health")
+        response = http_connection.getresponse()
+        print(response.read().decode(errors="replace"))
     except (OSError, http.client.HTTPException) as error:
-        sys.exit(f"no answer: {error}")
-    if answer.status != 200:
+        sys.exit(f"the service does not answer: {error}")
+    if response.status != 200:
         sys.exit(1)
 
 

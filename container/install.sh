@@ -1,34 +1,34 @@
 #!/bin/sh
-# Installs neurotrale into an image; apptainer.def and Dockerfile run the same steps.
+# Installs neurotrale into an image; used by both apptainer.def and Dockerfile.
 #
-#   install.sh requirements   what it needs and the viewer, pinned, into a virtual environment
-#   install.sh package        the package itself, and its command
+#   install.sh requirements   install its pinned requirements and the viewer into a virtual environment
+#   install.sh package        install the package itself, and its command
 #
-# Both work in a directory that holds the files they install.
+# Run it in the directory of the files that it installs.
 set -eu
 
-place=/opt/neurotrale
+venv=/opt/neurotrale
 
-# Bases differ in what their umask and the builder's leave behind: any user must be able to read it.
+# The umask differs between base images and builders; every user must be able to read the files.
 umask 022
 
 case ${1-} in
     requirements)
-        # A base may forbid pip outside of virtual environments (PEP 668).
-        python3 -m venv "$place"
-        "$place/bin/python" -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
+        # Some base images forbid pip outside of virtual environments (PEP 668).
+        python3 -m venv "$venv"
+        "$venv/bin/python" -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
             --progress-bar off -r requirements.txt -r container/requirements-build.txt
-        # Of this package only the built viewer is used, not what its Python needs.
-        "$place/bin/python" -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
+        # Only the built viewer in this package is used, so its Python requirements are not needed.
+        "$venv/bin/python" -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
             --progress-bar off --no-deps -r requirements-viewer.txt
         ;;
     package)
-        "$place/bin/python" -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
+        "$venv/bin/python" -m pip install --no-cache-dir --no-compile --disable-pip-version-check \
             --no-deps --no-build-isolation .
-        "$place/bin/python" -m pip uninstall --quiet --yes setuptools pip
-        # The image is read-only when it runs: what is not compiled now is compiled at every start.
-        "$place/bin/python" -m compileall -q -j 0 "$place/lib"
-        ln -s "$place/bin/neurotrale" /usr/local/bin/neurotrale
+        "$venv/bin/python" -m pip uninstall --quiet --yes setuptools pip
+        # A running image is read-only: modules that are not compiled now are compiled at every start.
+        "$venv/bin/python" -m compileall -q -j 0 "$venv/lib"
+        ln -s "$venv/bin/neurotrale" /usr/local/bin/neurotrale
         mkdir -p /data
         ;;
     *)

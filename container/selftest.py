@@ -1,6 +1,6 @@
-"""The image's own test: serves a chunk and takes an edit, and checks both against what is on disk.
+"""The self-test of the image: reads a chunk and edits an annotation through a running service.
 
-It writes to a temporary directory only, listens on 127.0.0.1 on a free port, and needs no network.
+It writes only to a temporary directory, listens on a free port of 127.0.0.1, and needs no network.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FIBERS = "brain/annotations/x0y0z0/fibers.json"
 
 
 def write_data(root: Path) -> bytes:
-    """Write a data set of one chunk and one annotation; give its voxels as raw bytes."""
+    """Write a dataset with one chunk and one annotation; return its voxels as raw bytes."""
     voxels = np.arange(40 * 30 * 20, dtype="<u2").reshape(40, 30, 20)
     scale = {
         "key": "1_1_1",
@@ -43,55 +43,58 @@ def write_data(root: Path) -> bytes:
     return voxels.tobytes()
 
 
-def ask(url: str, method: str = "GET", body: bytes | None = None) -> bytes:
-    """Send a request; give the answer's body. An answer that is an error raises."""
+def send(url: str, method: str = "GET", body: bytes | None = None) -> bytes:
+    """Send a request; return the body of the response, or raise an error for an error status."""
     request = urllib.request.Request(url, data=body, method=method)
-    # No proxy of the environment stands between this and its own service.
+    # Ignore the proxies of the environment: the service runs on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=PATIENCE_S) as answer:
-        content: bytes = answer.read()
+    with opener.open(request, timeout=PATIENCE_S) as response:
+        content: bytes = response.read()
         return content
 
 
 def address(service: subprocess.Popen[bytes], ready: Path) -> str:
-    """Wait until the service answers; give its URL."""
-    until = time.monotonic() + PATIENCE_S
+    """Wait until the service answers requests; return its URL."""
+    deadline = time.monotonic() + PATIENCE_S
     while not ready.exists():
-        if service.poll() is not None or time.monotonic() > until:
+        if service.poll() is not None or time.monotonic() > deadline:
             sys.exit("self-test: the service did not start")
         time.sleep(0.05)
     url: str = json.loads(ready.read_bytes())["url"]
     return url
 
 
-def check(condition: bool, what: str) -> None:
-    """End the test when something is not as it should be."""
+def check(condition: bool, claim: str) -> None:
+    """Print whether a claim holds; exit if it does not."""
     if not condition:
-        sys.exit(f"self-test: {what}: FAILED")
-    print(f"self-test: {what}: ok", flush=True)
+        sys.exit(f"self-test: {claim}: FAILED")
+    print(f"self-test: {claim}: ok", flush=True)
 
 
 def main() -> None:
-    """Run the test; the exit code is 0 when all of it succeeded."""
-    with tempfile.TemporaryDirectory(prefix="neurotrale-test-") as place:
-        root, ready = Path(place) / "data", Path(place) / "ready.json"
+    """Run the test; the exit code is 0 on success."""
+    with tempfile.TemporaryDirectory(prefix="neurotrale-test-") as directory:
+        root, ready = Path(directory) / "data", Path(directory) / "ready.json"
         voxels = write_data(root)
         command = [ENTRYPOINT, str(root), "--port", "0", "--workers", "1", "--host", "127.0.0.1"]
-        # Settings of whoever runs the test, such as their tokens, are not what is tested.
+        # Without the settings of the user who runs the test, such as their token file.
         env = {name: value for name, value in os.environ.items() if name[:10] != "NEUROTRALE"}
         with subprocess.Popen([*command, "--ready-file", str(ready)], env=env) as service:
             try:
                 url = address(service, ready)
-                check(ask(f"{url}{CHUNK}") == voxels, "a chunk has the voxels of its TIFF")
-                check(b"<html" in ask(f"{url}viewer/").lower(), "the viewer is there")
-                new = b'{"type": "point", "point": [4, 5, 6]}'
-                ask(f"{url}{FIBERS}?id=new", "PATCH", new)
+                check(send(f"{url}{CHUNK}") == voxels, "a chunk has the voxels of its TIFF")
+                check(b"<html" in send(f"{url}viewer/").lower(), "the viewer is installed")
+                body = b'{"type": "point", "point": [4, 5, 6]}'
+                send(f"{url}{FIBERS}?id=new", "PATCH", body)
             finally:
                 service.terminate()
-        check(service.returncode == 0, "it stops in order")
+        check(service.returncode == 0, "the service stops cleanly")
         edited = json.loads((root / FIBERS).read_bytes())
         points = {annotation["id"]: annotation["point"] for annotation in edited}
-        check(points == {"old": [1, 2, 3], "new": [4, 5, 6]}, "an edit is on disk, the rest kept")
+        check(
+            points == {"old": [1, 2, 3], "new": [4, 5, 6]},
+            "an edit is on disk, the rest as before",
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-# What `launch` knows about sessions: their files, their jobs, whether they answer. Sourced by it.
+# Sessions: their files, their jobs, and whether they answer. Sourced by `launch`.
 # shellcheck shell=bash
 
 site=${NEUROTRALE_SITE:-$HOME/.neurotrale/site}
@@ -7,7 +7,7 @@ site=${NEUROTRALE_SITE:-$HOME/.neurotrale/site}
 state=${NEUROTRALE_STATE:-$HOME/.neurotrale}
 poll_s=2
 
-# say WORDS: to the person who waits; standard output is for what other programs read.
+# say WORDS: print a message for the user; standard output is for programs.
 say() {
     printf '%s\n' "$*" >&2
 }
@@ -18,39 +18,39 @@ fail() {
     exit "$1"
 }
 
-# queue: a line for each of my jobs: id|state|reason|time left|expected start
+# queue: print a line for each of my jobs: id|state|reason|time left|expected start
 queue() {
     squeue --noheader --user="$(id -un)" --format='%A|%T|%r|%L|%S' ||
         fail 1 'Slurm does not answer (squeue failed).'
 }
 
-# line_of JOB: its line of the queue, or nothing
+# line_of JOB: print its line of the queue, or nothing
 line_of() {
     local lines
     lines=$(queue) || exit 1
     sed -n "/^$1|/p" <<<"$lines"
 }
 
-# field SESSION NAME: the content of one of its small files, or nothing
+# field SESSION NAME: print the content of one of its small files, or nothing
 field() {
     cat "$state/sessions/$1/$2" 2>/dev/null || true
 }
 
 # session_of JOB-OR-SESSION
 session_of() {
-    local place
-    for place in "$state/sessions"/*/; do
-        [[ -d $place ]] || continue
-        place=$(basename "$place")
-        case $1 in "$place" | "$(field "$place" job)" | "$(field "$place" next)") echo "$place" && return ;; esac
+    local session
+    for session in "$state/sessions"/*/; do
+        [[ -d $session ]] || continue
+        session=$(basename "$session")
+        case $1 in "$session" | "$(field "$session" job)" | "$(field "$session" next)") echo "$session" && return ;; esac
     done
-    fail 1 "no session or job $1 of yours. 'launch status' lists them."
+    fail 1 "you have no session or job $1. 'launch status' lists your sessions."
 }
 
-# job_of SESSION: the job that serves or will, or nothing when the session is over
+# job_of SESSION: print the job that serves or will serve, or nothing when the session is over
 job_of() {
     local id
-    # The session's own number: before its first job has written anything.
+    # The session's own id is its first job, before that has written anything.
     for id in "$(field "$1" job)" "$(field "$1" next)" "$1"; do
         if [[ -n $id && -n $(line_of "$id") ]]; then
             echo "$id" && return
@@ -63,12 +63,12 @@ log_of() {
     scontrol show job "$1" 2>/dev/null | sed -n 's/^ *StdOut=//p'
 }
 
-# known SESSION KEY: a value from its connection file
+# known SESSION KEY: print a value from its connection file
 known() {
     field "$1" connection.json | sed -n "s/.*\"$2\": \"\{0,1\}\([^\",}]*\).*/\1/p"
 }
 
-# token_of SESSION: the token that was made for it; nothing when it has a token file of its own
+# token_of SESSION: print the token made for it; nothing if the user gave a token file
 token_of() {
     field "$1" tokens | sed -n '1s/^.*://p'
 }
@@ -78,7 +78,7 @@ healthy() {
     curl --noproxy '*' --silent --fail --max-time 5 --output /dev/null "http://$1:$2/api/health"
 }
 
-# in_words REASON START: why a job is pending
+# in_words REASON START: print why a job is pending
 in_words() {
     local words
     words=$(reason_in_words "$1")
@@ -88,26 +88,26 @@ in_words() {
 
 reason_in_words() {
     case $1 in
-        None) echo 'Slurm has not looked at it yet' ;;
-        Resources) echo 'it is next; the nodes it needs are in use' ;;
+        None) echo 'Slurm has not considered it yet' ;;
+        Resources) echo 'it is next in line; the nodes it needs are in use' ;;
         Priority) echo 'jobs of higher priority are ahead of it' ;;
         Dependency) echo 'the job before it is still running' ;;
-        BeginTime) echo 'it may not begin yet' ;;
-        PartitionTimeLimit) echo 'the partition does not allow that long; ask for less --time' ;;
-        PartitionNodeLimit) echo 'the partition does not allow that many nodes; ask for fewer --nodes' ;;
-        PartitionConfig | BadConstraints) echo 'no nodes of the partition fit what it asks for' ;;
+        BeginTime) echo 'its start time has not come yet' ;;
+        PartitionTimeLimit) echo 'the partition does not allow such a long job; request less --time' ;;
+        PartitionNodeLimit) echo 'the partition does not allow so many nodes; request fewer --nodes' ;;
+        PartitionConfig | BadConstraints) echo 'no node of the partition has the requested resources' ;;
         PartitionDown | PartitionInactive) echo 'the partition is out of service; choose another --partition' ;;
         ReqNodeNotAvail* | *DOWN*) echo 'nodes it needs are down, drained or reserved' ;;
-        JobHeldUser) echo "you hold it; 'scontrol release' lets it go" ;;
-        JobHeldAdmin) echo 'an administrator holds it' ;;
+        JobHeldUser) echo "you put it on hold; release it with 'scontrol release'" ;;
+        JobHeldAdmin) echo 'an administrator put it on hold' ;;
         Reservation) echo 'its reservation has not begun' ;;
-        Licenses) echo 'licenses it needs are in use' ;;
+        Licenses) echo 'the licenses it needs are in use' ;;
         QOS* | Assoc* | MaxCpuPerAccount | *Limit*) echo 'a limit of your account or quality of service is reached' ;;
-        *) echo 'Slurm names this reason only' ;;
+        *) echo 'Slurm gives no further reason' ;;
     esac | sed "s/\$/ ($1)/"
 }
 
-# await SESSION: wait until it answers; print its job, node, port and token. Exit code 3: it is over.
+# await SESSION: wait until it answers, then print its job, node, port and token. Exit code 3: it is over.
 await() {
     local session job told='' words status reason start unreached=0
     session=$(session_of "$1")
@@ -118,15 +118,15 @@ await() {
         case $status in
             PENDING) words="is pending: $(in_words "$reason" "$start")" ;;
             RUNNING)
-                words='runs; waiting until the service answers'
+                words='is running; waiting until the service answers'
                 if [[ $(field "$session" job) = "$job" && -n $(known "$session" port) ]]; then
                     if healthy "$(known "$session" node)" "$(known "$session" port)"; then
-                        say "job $job runs and is healthy"
+                        say "job $job is running and healthy"
                         break
                     fi
-                    # It answers there, or it would not say where.
+                    # The service does answer on its node, because it wrote the connection file.
                     if ((++unreached > 15)); then
-                        say "job $job runs, but $(hostname) does not reach it: a firewall? See 'Firewalls' in README.md."
+                        say "job $job is running, but $(hostname) cannot reach it, perhaps because of a firewall: see 'Firewalls' in README.md."
                         break
                     fi
                 fi
@@ -142,7 +142,7 @@ await() {
     echo "$job $(known "$session" node) $(known "$session" port) $(token_of "$session")"
 }
 
-# over SESSION: tell how it ended, and clean up
+# over SESSION: print how it ended, and clean up
 over() {
     local job log
     job=$(field "$1" job)
@@ -153,7 +153,7 @@ over() {
     exit 3
 }
 
-# forget SESSION: its token is worth nothing any more
+# forget SESSION: remove its files, with the token, which is void now
 forget() {
     rm -rf "${state:?}/sessions/${1:?}"
 }

@@ -1,18 +1,20 @@
-"""Data sets of single tests below the root of a running service, and clients that edit them."""
+"""Datasets of single tests below the root of a running service, and clients that edit them."""
 
 from __future__ import annotations
 
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import requests
+from click.testing import CliRunner, Result
 
+from neurotrale.cli import main
 from tests.conftest import Service
+from tests.processes import environment, neurotrale
 
 Annotation = dict[str, Any]
 
@@ -32,10 +34,11 @@ def point(id_: str, x: float = 1, **more: Any) -> Annotation:
 
 @dataclass(frozen=True)
 class Brain:
-    """A data set of one test, and its file ``x0y0z0/fibers.json``."""
+    """A dataset of one test, and a file of its block ``x0y0z0``."""
 
     service: Service
     name: str
+    leaf: str = "fibers.json"
 
     @property
     def annotations(self) -> Path:
@@ -43,11 +46,11 @@ class Brain:
 
     @property
     def file(self) -> Path:
-        return self.annotations / "x0y0z0" / "fibers.json"
+        return self.annotations / "x0y0z0" / self.leaf
 
     @property
     def filename(self) -> str:
-        return f"{self.name}/annotations/x0y0z0/fibers.json"
+        return f"{self.name}/annotations/x0y0z0/{self.leaf}"
 
     @property
     def url(self) -> str:
@@ -60,6 +63,14 @@ class Brain:
 
     def ids(self) -> set[str]:
         return {annotation["id"] for annotation in self.content()}
+
+    def load(self, leaf: str | None = None, **headers: str) -> list[Annotation]:
+        """Load a file as the viewer does, which it then has seen; nothing if there is none."""
+        url = self.url if leaf is None else self.url.replace(self.leaf, leaf)
+        answer = requests.get(url, headers={**PAGE, **headers})
+        assert answer.status_code in (200, 404), answer.text
+        annotations: list[Annotation] = answer.json() if answer.status_code == 200 else []
+        return annotations
 
     def save(self, annotations: list[Annotation], **headers: str) -> dict[str, Any]:
         """Put the whole file as the viewer does, after any change."""
@@ -100,9 +111,9 @@ def compact(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def new_brain(service: Service, content: bytes | None) -> Brain:
-    """Make a data set with one annotation file, or none, that no service has changed yet."""
-    brain = Brain(service, f"brain-{len(list(service.root.iterdir()))}")
+def new_brain(service: Service, content: bytes | None, leaf: str = "fibers.json") -> Brain:
+    """Make a dataset with one annotation file, or none, that no service has changed yet."""
+    brain = Brain(service, f"brain-{len(list(service.root.iterdir()))}", leaf)
     brain.file.parent.mkdir(parents=True)
     (brain.annotations / "block_info.csv").write_text("64,64,64\n")
     if content is not None:
@@ -120,12 +131,10 @@ def error_of(answer: requests.Response, status: int) -> str:
 
 
 def cli(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of neurotrale to its end; no error may show a traceback."""
-    ours = ("NEUROTRALE_", "SLURM_", "PRECOMPUTED_PATH")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    """Run a command in a process of its own to its end; no error may show a traceback."""
     done = subprocess.run(
-        [sys.executable, "-m", "neurotrale", *map(str, arguments)],
-        env={**kept, **more},
+        neurotrale(*arguments),
+        env=environment(more),
         capture_output=True,
         text=True,
         timeout=60,
@@ -135,9 +144,15 @@ def cli(*arguments: str | Path, **more: str) -> subprocess.CompletedProcess[str]
     return done
 
 
+def invoked(*arguments: str | Path) -> Result:
+    """Run a command in this process; nothing may be raised that it does not tell as an error."""
+    unset = dict.fromkeys(os.environ.keys() - environment().keys())
+    return CliRunner().invoke(main, list(map(str, arguments)), env=unset, catch_exceptions=False)
+
+
 def succeed(*arguments: str | Path) -> list[str]:
-    """Run a command that must end well; give the lines that it printed."""
-    done = cli(*arguments)
-    assert done.returncode == 0, done.stderr
+    """Run a command in this process, which must end well; give the lines that it printed."""
+    done = invoked(*arguments)
+    assert done.exit_code == 0, done.stderr
     assert done.stderr == ""
     return done.stdout.splitlines()

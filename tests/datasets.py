@@ -1,8 +1,9 @@
-"""Small data sets for tests, written in the plainest way."""
+"""Small datasets for tests, written in the plainest way."""
 
 from __future__ import annotations
 
 import json
+import time
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+
+SETTLED_S = 2.2
+"""After that, whatever changes has another time than before."""
 
 Voxels = NDArray[Any]
 """Voxels as ``[z, y, x]``, or ``[channel, z, y, x]``."""
@@ -80,3 +84,13 @@ def write_dataset(path: Path, shape_zyx: tuple[int, int, int] = (70, 90, 100)) -
     (path / "annotations" / "block_info.csv").write_text("64,64,64\n")
     (block / "fibers.json").write_text(json.dumps(ANNOTATIONS, indent=1))
     return path
+
+
+def wait_until_settled(place: Path) -> None:
+    """Wait until whatever changes next below a directory gets another time than all before it.
+
+    Until then no date is told, and what was read is read again.
+    """
+    paths = [place, *place.rglob("*")]
+    newest = max(max(path.lstat().st_mtime, path.lstat().st_ctime) for path in paths)
+    time.sleep(max(0.0, newest + SETTLED_S - time.time()))

@@ -54,6 +54,20 @@ def run(
     )
 
 
+# What a service that writes keeps in a directory while it runs.
+CLAIM = re.compile(r"\.neurotrale\.writer-(flock|strict|none)-[0-9a-f]{32}")
+
+
+def claims_in(directory: Path) -> list[Path]:
+    """The claims of services that write in a directory."""
+    return sorted(path for path in directory.iterdir() if CLAIM.fullmatch(path.name))
+
+
+def names_in(directory: Path) -> set[str]:
+    """The names in a directory, but for the claims of services that run."""
+    return {name for name in os.listdir(directory) if not CLAIM.fullmatch(name)}
+
+
 @dataclass
 class Running:
     """A service that answers.
@@ -98,6 +112,8 @@ def running(
             else:
                 raise AssertionError(f"it did not start: {Path(log.name).read_text()}")
             (url,) = (line.split()[1] for line in said if line.startswith("open"))
+            if "--workers" in command:
+                wait_for_workers(process.pid, int(command[command.index("--workers") + 1]))
             yield Running(process, said, url.rstrip("/"), Path(log.name))
         finally:
             process.terminate()
@@ -113,16 +129,33 @@ def eventually(condition: Callable[[], T], why: str) -> T:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that a process has started, the dead ones that it has not reaped too."""
+    """The processes that a process has started, the dead ones that it has not reaped too.
+
+    Not the writer of a service: see `writer_of`.
+    """
+    return [child for child, name in _children(pid) if name != "writer"]
+
+
+def writer_of(pid: int) -> int:
+    """The process of a service that makes all changes of annotation files; 0 if there is none."""
+    return next((child for child, name in _children(pid) if name == "writer"), 0)
+
+
+def _children(pid: int) -> list[tuple[int, str]]:
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = status.read_text().rpartition(")")[2].split()
+            before, _, after = status.read_text().rpartition(")")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        if int(fields[1]) == pid:
-            found.append(int(status.parent.name))
+        if int(after.split()[1]) == pid:
+            found.append((int(status.parent.name), before.partition("(")[2]))
     return found
+
+
+def wait_for_workers(pid: int, count: int) -> None:
+    """Wait until a service has started all its workers: it answers with the first."""
+    eventually(lambda: len(children(pid)) >= count, f"{count} workers")
 
 
 def state(pid: int) -> str:
@@ -142,3 +175,14 @@ def descriptors(pid: int) -> list[str]:
         except FileNotFoundError:
             continue
     return sorted(found)
+
+
+def unmount(point: Path) -> None:
+    """Unmount a file system; whoever used it lets go of its directories within seconds."""
+    until = time.monotonic() + 10
+    while True:
+        done = subprocess.run(["umount", point], capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        assert time.monotonic() < until, done.stderr
+        time.sleep(0.1)

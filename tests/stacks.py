@@ -119,7 +119,7 @@ def ingest(source: str | Path, dest: Path, *options: str, code: int = 0) -> Resu
 
 
 def visible_files(dataset: Path) -> dict[str, bytes]:
-    """All files of a data set but those of ingest's own state."""
+    """All files of a dataset but those of ingest's own state."""
     return {
         str(path.relative_to(dataset)): path.read_bytes()
         for path in sorted(dataset.rglob("*"))

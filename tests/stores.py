@@ -9,23 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from neurotrale.annotations.author import Author
-from neurotrale.annotations.change import FileChanges
-from neurotrale.annotations.content import Contents
-from neurotrale.annotations.filesystems import LockSetting
+from neurotrale.annotations.changes import Author, WriteContext
+from neurotrale.annotations.contents import Contents
+from neurotrale.annotations.history import AnnotationHistory
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.locks import Locks
-from neurotrale.annotations.past import Past
-from neurotrale.annotations.places import Place, Places
+from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
 from neurotrale.annotations.store import AnnotationStore
-from neurotrale.annotations.wishes import Wish
-from neurotrale.names import AnnotationName, BlockName
-from neurotrale.tree import Tree
+from neurotrale.annotations.transaction import FileChanges
+from neurotrale.annotations.writes import FileWriter
+from neurotrale.locking.filesystems import LockSetting
+from neurotrale.locking.locks import Locks
+from neurotrale.storage.data_root import DataRoot
+from neurotrale.storage.names import AnnotationName, BlockName
 
 # Where fsync costs nothing, where there is such a place: a process that dies does not ask for it.
 IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 NAME = AnnotationName(("brain",), BlockName.parse("x0y0z0"), "fibers.json")
-ANN = Wish(Author("ann", "127.0.0.1"))
+ANN = WriteContext(Author("ann", "127.0.0.1"))
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Stores:
 
     root: Path
     store: AnnotationStore
-    past: Past
-    place: Place
+    past: AnnotationHistory
+    place: AnnotationFile
 
     @property
     def file(self) -> Path:
@@ -52,30 +52,35 @@ class Stores:
     def journal(self) -> Journal:
         return Journal(self.file)
 
-    def put(self, body: bytes, wish: Wish = ANN) -> None:
+    def put(self, body: bytes, wish: WriteContext = ANN) -> None:
         self.store.put(NAME, body, wish)
 
-    def patch(self, id_: str, wish: Wish = ANN, **values: Any) -> None:
+    def patch(self, id_: str, wish: WriteContext = ANN, **values: Any) -> None:
         self.store.patch(NAME, id_, annotation(id_, **values), wish)
 
-    def delete(self, id_: str, wish: Wish = ANN) -> None:
+    def delete(self, id_: str, wish: WriteContext = ANN) -> None:
         self.store.delete(NAME, id_, wish)
 
 
 def open_stores(
-    root: Path, lock: LockSetting = "flock", timeout_s: float = 10.0, *, make: bool = True
+    root: Path,
+    lock: LockSetting = "flock",
+    timeout_s: float = 10.0,
+    *,
+    make: bool = True,
+    share: bool = True,
 ) -> Stores:
     """Open the stores on a data root, which gets the directory of one block when it is new."""
-    places, contents = Places(Tree(root)), Contents()
+    places, contents = AnnotationFiles(DataRoot(root), share=share), Contents()
     path = root / "brain" / "annotations" / "x0y0z0" / NAME.leaf
     if make:
         path.parent.mkdir(parents=True, exist_ok=True)
-    changes = FileChanges(Locks(lock, timeout_s), contents)
+    writer = FileWriter(FileChanges(Locks(lock, timeout_s, share=share), contents, share=share))
     return Stores(
         root,
-        AnnotationStore(places, contents, changes),
-        Past(contents, changes),
-        Place(path, "brain/annotations/x0y0z0/fibers.json"),
+        AnnotationStore(places, contents, writer),
+        AnnotationHistory(contents, writer),
+        AnnotationFile(path, "brain/annotations/x0y0z0/fibers.json"),
     )
 
 

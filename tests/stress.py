@@ -31,10 +31,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from neurotrale.annotations.content import etag_of
-from neurotrale.annotations.difference import apply, reversed_hunks
-from neurotrale.annotations.journal import Journal, Record, State
-from neurotrale.annotations.locks import Locks
+from neurotrale.annotations.changes import apply, reversed_hunks
+from neurotrale.annotations.contents import etag_of
+from neurotrale.annotations.journal import ContentState, Journal, JournalRecord
+from neurotrale.locking.locks import Locks
+from tests.processes import claims_in, names_in
 
 PROCESSES = 6
 SERVICES = 2
@@ -410,11 +411,13 @@ class Check:
                 self.counts["locks free"] += 1
 
     def directory_is_clean(self) -> None:
-        """Find nothing but files, journals, first contents and locks."""
+        """Find nothing but files, journals, first contents, locks, and the services' claims."""
         expected = set(self.files())
         ends = (".lock", ".journal", ".journal.base")
         expected |= {f".{file}{end}" for file in expected for end in ends}
-        others = set(os.listdir(self.directory)) - expected
+        others = names_in(self.directory) - expected
+        if len(claims_in(self.directory)) > SERVICES:
+            self.problems.append(f"too many claims: {claims_in(self.directory)}")
         self.counts["other files left"] += len(others)
         if others:
             self.problems.append(f"left behind: {sorted(others)}")
@@ -457,7 +460,7 @@ class Check:
         records = list(journal.records_forward())
         self.counts["torn records"] += len([line for line in lines if line]) - len(records)
         self.counts["records"] += len(records)
-        voided = {record.of for record in records if record.op == "void"}
+        voided = {number for record in records for number in record.aborts}
         self.counts["recorded and never made"] += len(voided)
         if [record.n for record in records] != list(range(1, len(records) + 1)):
             self.problems.append(f"{file.name}: records are not numbered one after the other")
@@ -483,8 +486,10 @@ class Check:
         self.counts["revisions replayed both ways"] += len(made)
         return recorded
 
-    def _same(self, file: Path, record: Record, state: State | None, body: bytes) -> None:
-        if state is not None and state != State(len(body), etag_of(body)):
+    def _same(
+        self, file: Path, record: JournalRecord, state: ContentState | None, body: bytes
+    ) -> None:
+        if state is not None and state != ContentState(len(body), etag_of(body)):
             self.problems.append(f"{file.name}: the journal does not fit at {record.n}")
 
 

@@ -17,6 +17,8 @@ import pytest
 import requests
 
 from tests.conftest import Service, StartService
+from tests.datasets import wait_until_settled
+from tests.processes import claims_in, names_in
 
 POINT: dict[str, Any] = {"id": "p", "type": "point", "anntype": "neuron", "point": [1, 2, 3]}
 LINE: dict[str, Any] = {"id": "l", "type": "LineString", "points": [[1, 2, 3], [4, 5.5, 6]]}
@@ -42,7 +44,7 @@ PAGE = {
 
 @dataclass(frozen=True)
 class Brain:
-    """A data set of one test below the root of a service that several tests share."""
+    """A dataset of one test below the root of a service that several tests share."""
 
     service: Service
     name: str
@@ -88,7 +90,7 @@ def brain(shared: Service) -> Brain:
 
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory, start_service: StartService) -> Brain:
-    """A data set of a service that was started read-only."""
+    """A dataset of a service that was started read-only."""
     return dataset_of(start_service(tmp_path_factory.mktemp("sealed"), "--read-only"), "brain")
 
 
@@ -107,14 +109,19 @@ def state(path: Path) -> dict[str, tuple[Any, ...]]:
 
 @pytest.fixture
 def unchanged(brain: Brain) -> Iterator[None]:
-    """Hold that a test leaves every file as it was, and none beside them but a lock."""
+    """Hold that a test leaves every file as it was, and none beside them but a lock and a claim."""
     before = state(brain.path)
     yield
     after = state(brain.path)
-    lock = "annotations/x0y0z0/.fibers.json.lock"
-    changed_times = {"annotations/x0y0z0"} if lock in after and lock not in before else set()
-    after.pop(lock, None)
-    assert after.keys() == before.keys() - {lock}
+    block = "annotations/x0y0z0"
+    own = {f"{block}/{path.name}" for path in claims_in(brain.block)}
+    assert len(own) <= 1
+    own |= {f"{block}/.fibers.json.lock"}
+    changed_times = {block} if own & after.keys() - before.keys() else set()
+    for name in own:
+        after.pop(name, None)
+        before.pop(name, None)
+    assert after.keys() == before.keys()
     for name in before.keys() - changed_times:
         assert after[name] == before[name], name
 
@@ -180,7 +187,7 @@ def test_get_with_an_id_gives_that_annotation_byte_for_byte(
         pytest.param("{name}/annotations/x64y0z0/fibers.json", id="block"),
         pytest.param("{name}/annotations/x-41y22z13/fibers.json", id="negative-position"),
         pytest.param("{name}/annotations/elsewhere/fibers.json", id="block-of-another-name"),
-        pytest.param("absent/annotations/x0y0z0/fibers.json", id="data-set"),
+        pytest.param("absent/annotations/x0y0z0/fibers.json", id="dataset"),
         pytest.param("{name}/tree.json", id="tree-json"),
         pytest.param("{name}/annotations/x0y0z0/fibers.json?id=absent", id="annotation"),
         pytest.param("{name}/annotations/x0y0z0/fibers.json?id=P", id="annotation-in-capitals"),
@@ -209,6 +216,7 @@ def test_reads_leave_no_trace_in_the_directory(brain: Brain) -> None:
 
 
 def test_head_gives_the_headers_of_get_and_no_body(brain: Brain) -> None:
+    wait_until_settled(brain.file.parent)
     whole, head = requests.get(brain.url()), requests.head(brain.url())
     assert head.status_code == 200
     assert head.content == b""
@@ -299,15 +307,15 @@ def test_put_of_a_new_file_is_201(brain: Brain) -> None:
 
 
 def test_put_of_a_new_block_makes_its_directory(brain: Brain) -> None:
-    answer = requests.put(brain.url(block="x64y128z200"), json=[POINT])
+    answer = requests.put(brain.url(block="x1y2z3"), json=[POINT])
     assert answer.status_code == 201
     assert answer.json() == {"filename": f"{brain.name}/annotations/x1y2z3/fibers.json"}
     assert (brain.annotations / "x1y2z3" / "fibers.json").is_file()
-    assert requests.get(brain.url(block="x64y128z200")).json() == [POINT]
+    assert requests.get(brain.url(block="x64y128z200"), headers=PAGE).json() == [POINT]
     assert requests.get(brain.url(block="x1y2z3")).json() == [POINT]
 
 
-def test_put_to_a_data_set_of_images_alone_makes_its_annotations(shared: Service) -> None:
+def test_put_to_a_dataset_of_images_alone_makes_its_annotations(shared: Service) -> None:
     brain = Brain(shared, "images-alone")
     brain.path.mkdir()
     (brain.path / "info").write_text("{}")
@@ -316,7 +324,7 @@ def test_put_to_a_data_set_of_images_alone_makes_its_annotations(shared: Service
     assert in_file(brain) == [POINT]
 
 
-def test_put_to_a_nested_data_set_names_the_file_from_the_root(shared: Service) -> None:
+def test_put_to_a_nested_dataset_names_the_file_from_the_root(shared: Service) -> None:
     brain = dataset_of(shared, "lab/mouse-3")
     answer = requests.put(brain.url(), json=[POINT])
     assert answer.json() == {"filename": "lab/mouse-3/annotations/x0y0z0/fibers.json"}
@@ -446,7 +454,8 @@ def test_patch_with_unknown_type_and_keys_keeps_them_and_warns(brain: Brain) -> 
 
 
 def test_patch_through_a_position_changes_the_file_of_its_block(brain: Brain) -> None:
-    answer = requests.patch(brain.url(block="x5y6z7"), params={"id": "n"}, json={"type": "x"})
+    url, params = brain.url(block="x5y6z7"), {"id": "n"}
+    answer = requests.patch(url, params=params, json={"type": "x"}, headers=PAGE)
     assert answer.status_code == 201
     assert in_file(brain)[-1] == {"id": "n", "type": "x"}
 
@@ -517,7 +526,9 @@ def test_changes_leave_the_file_its_journal_and_its_lock_in_the_directory(
     requests.put(brain.url(), json=[])
     requests.put(brain.url(), json=5)
     beside = {f".fibers.json.{kind}" for kind in ("lock", "journal", "journal.base")}
-    assert set(os.listdir(brain.block)) == {"fibers.json", *beside}
+    assert names_in(brain.block) == {"fibers.json", *beside}
+    (claim,) = claims_in(brain.block)
+    assert claim.name.startswith(".neurotrale.writer-flock-")
 
 
 # --- what is refused leaves everything as it was ---
@@ -536,7 +547,7 @@ REFUSED = [
     pytest.param("PUT", {}, b"null", 422, "the body: expected an array", id="put-null"),
     pytest.param("PUT", {}, b"[{}]", 422, "[0].id: expected", id="put-no-id"),
     pytest.param(
-        "PUT", {}, b'[{"id":"a"},{"id":"a"}]', 422, "[1].id: expected an id of its own",
+        "PUT", {}, b'[{"id":"a"},{"id":"a"}]', 422, "[1].id: expected a unique id",
         id="put-id-twice",
     ),
     pytest.param(
@@ -638,14 +649,14 @@ def test_change_of_a_file_that_is_absent_is_404_and_makes_nothing(
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param("absent/annotations/x0y0z0/fibers.json", id="data-set"),
-        pytest.param("absent/deeper/annotations/x0y0z0/fibers.json", id="nested-data-set"),
-        pytest.param("folder/annotations/x0y0z0/fibers.json", id="directory-that-is-no-data-set"),
-        pytest.param("annotations/x0y0z0/fibers.json", id="root-that-is-no-data-set"),
+        pytest.param("absent/annotations/x0y0z0/fibers.json", id="dataset"),
+        pytest.param("absent/deeper/annotations/x0y0z0/fibers.json", id="nested-dataset"),
+        pytest.param("folder/annotations/x0y0z0/fibers.json", id="directory-that-is-no-dataset"),
+        pytest.param("annotations/x0y0z0/fibers.json", id="root-that-is-no-dataset"),
         pytest.param("brain/annotations/x-41y22z13/fibers.json", id="negative-position"),
         pytest.param("brain/annotations/elsewhere/fibers.json", id="block-of-another-name"),
         pytest.param("brain/annotations/x0y0/fibers.json", id="block-without-z"),
-        pytest.param("brain/annotations/x192y192z192/fibers.json", id="block-that-is-a-file"),
+        pytest.param("brain/annotations/x3y3z3/fibers.json", id="block-that-is-a-file"),
     ],
 )
 def test_put_to_a_place_where_no_file_may_be_is_404_and_makes_nothing(
@@ -720,29 +731,31 @@ def test_broken_file_is_500_that_says_so_until_put_mends_it(brain: Brain, conten
 def test_position_is_answered_from_the_block_it_lies_in(brain: Brain) -> None:
     (brain.annotations / "x1y0z2").mkdir()
     (brain.annotations / "x1y0z2" / "fibers.json").write_text('[{"id":"there"}]')
-    assert requests.get(brain.url(block="x63y63z63")).content == CONTENT
-    assert requests.get(brain.url(block="x64y0z128")).json() == [{"id": "there"}]
-    error_of(requests.get(brain.url(block="x64y64z128")), 404)
+    assert requests.get(brain.url(block="x63y63z63"), headers=PAGE).content == CONTENT
+    assert requests.get(brain.url(block="x64y0z128"), headers=PAGE).json() == [{"id": "there"}]
+    error_of(requests.get(brain.url(block="x64y64z128"), headers=PAGE), 404)
 
 
-def test_position_in_a_data_set_with_legacy_names_is_read_and_written_there(brain: Brain) -> None:
+def test_position_in_a_dataset_with_legacy_names_is_read_and_written_there(brain: Brain) -> None:
     brain.block.rename(brain.annotations / "x0001_y0001")
-    assert requests.get(brain.url(block="x5y5z5000")).content == CONTENT
-    answer = requests.put(brain.url(block="x64y128z9"), json=[POINT])
+    assert requests.get(brain.url(block="x5y5z5000"), headers=PAGE).content == CONTENT
+    answer = requests.put(brain.url(block="x64y128z9"), json=[POINT], headers=PAGE)
     assert answer.status_code == 201
     assert answer.json() == {"filename": f"{brain.name}/annotations/x0002_y0003/fibers.json"}
-    answer = requests.patch(brain.url(block="x64y128z9"), params={"id": "p"}, json={"type": "x"})
+    url, params = brain.url(block="x64y128z9"), {"id": "p"}
+    answer = requests.patch(url, params=params, json={"type": "x"}, headers=PAGE)
     assert answer.status_code == 200
     assert requests.get(brain.url(block="x0002_y0003")).json() == [{"id": "p", "type": "x"}]
     assert sorted(os.listdir(brain.annotations)) == ["block_info.csv", "x0001_y0001", "x0002_y0003"]
 
 
 def test_block_size_changed_on_disk_is_noticed_by_the_running_service(brain: Brain) -> None:
-    assert requests.get(brain.url(block="x100y0z0")).status_code == 404
+    url = brain.url(block="x100y0z0")
+    assert requests.get(url, headers=PAGE).status_code == 404
     (brain.annotations / "block_info.csv").write_text("128,128,128\n")
-    assert requests.get(brain.url(block="x100y0z0")).status_code == 200
+    assert requests.get(url, headers=PAGE).status_code == 200
     (brain.annotations / "block_info.csv").unlink()
-    assert requests.get(brain.url(block="x100y0z0")).status_code == 404
+    assert requests.get(url, headers=PAGE).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -760,8 +773,8 @@ def test_block_size_that_is_not_there_means_literal_names_and_a_warning_in_the_l
     path.unlink()
     if content is not None:
         path.write_text(content)
-    error_of(requests.get(brain.url(block="x5y0z0")), 404)
-    assert requests.put(brain.url(block="x5y0z0"), json=[POINT]).status_code == 201
+    error_of(requests.get(brain.url(block="x5y0z0"), headers=PAGE), 404)
+    assert requests.put(brain.url(block="x5y0z0"), json=[POINT], headers=PAGE).status_code == 201
     assert (brain.annotations / "x5y0z0" / "fibers.json").is_file()
     assert requests.get(brain.url()).content == CONTENT
     assert f"WARNING neurotrale.annotations.blocks: {path} is {said}" in brain.service.log()
@@ -822,7 +835,7 @@ def test_new_files_and_blocks_follow_the_umask_and_the_group_of_their_directory(
         os.umask(before)
     os.chown(brain.annotations, -1, group)
     brain.annotations.chmod(0o2770)
-    assert requests.put(brain.url(block="x64y0z0"), json=[POINT]).status_code == 201
+    assert requests.put(brain.url(block="x1y0z0"), json=[POINT]).status_code == 201
     block = brain.annotations / "x1y0z0"
     assert stat.S_IMODE(block.stat().st_mode) == 0o2770
     for path in (block, block / "fibers.json", block / ".fibers.json.lock"):
@@ -925,14 +938,15 @@ def test_viewer_gets_the_nulls_it_sent_named_in_the_answer_and_the_log(brain: Br
         assert f"{name}: {warning}" in brain.service.log()
 
 
-def test_viewer_saving_the_same_annotations_in_another_order_replaces_the_file(
+def test_viewer_saving_the_same_annotations_in_another_order_changes_nothing(
     brain: Brain,
 ) -> None:
     values = json.loads(VIEWER_BODY)
     (brain.block / "z-0012.json").write_text(json.dumps(values[::-1], indent=3))
+    before = (brain.block / "z-0012.json").read_bytes()
     answer = requests.put(brain.url("z-0012.json"), data=VIEWER_BODY, headers=PAGE)
     assert answer.status_code == 200
-    assert (brain.block / "z-0012.json").read_bytes() == VIEWER_BODY
+    assert (brain.block / "z-0012.json").read_bytes() == before
 
 
 def test_viewer_saving_through_a_layer_with_a_final_slash_reaches_the_same_file(

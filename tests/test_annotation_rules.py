@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from neurotrale.annotations.bodies import checked_annotation, checked_array
-from neurotrale.annotations.check import (
-    MOST_LEVELS,
-    MOST_PROBLEMS,
+from neurotrale.annotations.validation import (
+    MAX_LEVELS,
+    MAX_PROBLEMS,
     Report,
     check_annotation,
     check_annotations,
+    checked_annotation,
+    checked_array,
 )
 from neurotrale.errors import BadInputError, RuleBrokenError
 
@@ -288,9 +289,9 @@ def test_id_that_repeats_is_refused_with_both_places() -> None:
     ids = ["a", "b", "a", "c", "b", "a"]
     report = check_annotations([annotation(id=id_) for id_ in ids])
     assert report.problems == [
-        "[2].id: expected an id of its own, found 'a' of [0] again",
-        "[4].id: expected an id of its own, found 'b' of [1] again",
-        "[5].id: expected an id of its own, found 'a' of [0] again",
+        "[2].id: expected a unique id, found 'a', as in [0]",
+        "[4].id: expected a unique id, found 'b', as in [1]",
+        "[5].id: expected a unique id, found 'a', as in [0]",
     ]
 
 
@@ -402,32 +403,32 @@ def test_problems_of_several_annotations_are_told_in_the_order_of_the_file() -> 
 
 def test_problems_beyond_the_first_are_counted_only() -> None:
     report = check_annotations([{"id": str(index), "type": "point"} for index in range(1000)])
-    assert places(report)[:MOST_PROBLEMS] == [f"[{index}].point" for index in range(MOST_PROBLEMS)]
-    assert report.problems[MOST_PROBLEMS:] == [f"and {1000 - MOST_PROBLEMS} more"]
+    assert places(report)[:MAX_PROBLEMS] == [f"[{index}].point" for index in range(MAX_PROBLEMS)]
+    assert report.problems[MAX_PROBLEMS:] == [f"and {1000 - MAX_PROBLEMS} more"]
 
 
 def test_warnings_beyond_the_first_are_counted_only() -> None:
     report = check_annotations([annotation(id=str(index), new=1) for index in range(1000)])
     assert report.problems == []
-    assert report.warnings[MOST_PROBLEMS - 1 :] == [
-        f"[{MOST_PROBLEMS - 1}]: kept the unknown key 'new'",
-        f"and {1000 - MOST_PROBLEMS} more",
+    assert report.warnings[MAX_PROBLEMS - 1 :] == [
+        f"[{MAX_PROBLEMS - 1}]: kept the unknown key 'new'",
+        f"and {1000 - MAX_PROBLEMS} more",
     ]
 
 
 def test_problems_of_one_patch_are_counted_too() -> None:
     report = check_annotation(annotation("polygon", points=[[1]] * 100))
-    assert report.problems[-1] == f"and {100 - MOST_PROBLEMS} more"
+    assert report.problems[-1] == f"and {100 - MAX_PROBLEMS} more"
 
 
 @pytest.mark.parametrize("key", ["new", "description", "segments"])
-@pytest.mark.parametrize("levels", [1, MOST_LEVELS])
+@pytest.mark.parametrize("levels", [1, MAX_LEVELS])
 def test_value_nested_as_deep_as_any_data_are_is_accepted(key: str, levels: int) -> None:
     assert check_annotation(annotation(**{key: nested(levels)})).problems == []
 
 
 @pytest.mark.parametrize("key", ["new", "description", "segments"])
-@pytest.mark.parametrize("levels", [MOST_LEVELS + 1, 500])
+@pytest.mark.parametrize("levels", [MAX_LEVELS + 1, 500])
 def test_value_nested_too_deep_to_be_read_again_is_refused_with_its_place(
     key: str, levels: int
 ) -> None:
@@ -438,7 +439,7 @@ def test_value_nested_too_deep_to_be_read_again_is_refused_with_its_place(
 
 
 def test_geometry_of_an_unknown_type_nested_too_deep_is_refused_with_its_place() -> None:
-    report = check_annotation({"id": "a1", "type": "sphere", "points": nested(MOST_LEVELS + 1)})
+    report = check_annotation({"id": "a1", "type": "sphere", "points": nested(MAX_LEVELS + 1)})
     assert places(report) == ["points"]
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from neurotrale.annotations.blocks import BlockDirectory, Blocks
-from neurotrale.errors import MissingError
-from neurotrale.names import AnnotationName, BlockName
-from neurotrale.tree import Tree
+from neurotrale.errors import DamagedError, MissingError
+from neurotrale.storage.data_root import DataRoot
+from neurotrale.storage.names import AnnotationName, BlockName
 
 SIZE = "64,64,64\n"
 WARNING = "blocks are looked up by their literal names"
@@ -18,7 +18,7 @@ WARNING = "blocks are looked up by their literal names"
 
 @pytest.fixture
 def above(tmp_path: Path) -> Path:
-    """The ``annotations`` directory of the data set ``brain`` below the root ``tmp_path``."""
+    """The ``annotations`` directory of the dataset ``brain`` below the root ``tmp_path``."""
     directory = tmp_path / "brain" / "annotations"
     directory.mkdir(parents=True)
     return directory
@@ -26,15 +26,22 @@ def above(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def blocks(tmp_path: Path) -> Blocks:
-    return Blocks(Tree(tmp_path))
+    return Blocks(DataRoot(tmp_path))
 
 
-def find(blocks: Blocks, block: str) -> BlockDirectory:
+def named(blocks: Blocks, block: str) -> BlockDirectory:
+    """Find a block as a script means it."""
     return blocks.directory(AnnotationName(("brain",), BlockName.parse(block), "fibers.json"))
 
 
+def find(blocks: Blocks, block: str) -> BlockDirectory:
+    """Find a block as a viewer means it."""
+    meant = blocks.for_viewer(("brain",), BlockName.parse(block))
+    return blocks.directory(AnnotationName(("brain",), meant, "fibers.json"))
+
+
 def found(blocks: Blocks, block: str) -> str:
-    """Name the directory that a block has, or would get."""
+    """Name the directory that a viewer's block has, or would get."""
     *outer, name = find(blocks, block).parts
     assert outer == ["brain", "annotations"]
     return name
@@ -90,8 +97,61 @@ def test_block_of_an_annotations_directory_at_the_root_is_found(
 ) -> None:
     (tmp_path / "annotations" / "x1y0z0").mkdir(parents=True)
     (tmp_path / "annotations" / "block_info.csv").write_text(SIZE)
-    name = AnnotationName((), BlockName.parse("x64y0z0"), "fibers.json")
+    block = blocks.for_viewer((), BlockName.parse("x64y0z0"))
+    assert block == blocks.at((), (64, 0, 0)) == BlockName("x1y0z0", (1, 0, 0))
+    name = AnnotationName((), block, "fibers.json")
     assert blocks.directory(name) == BlockDirectory(("annotations", "x1y0z0"), True)
+
+
+@pytest.mark.parametrize("present", [(), ("x0y0z0",), ("x0001_y0001",)], ids=str)
+@pytest.mark.parametrize("size", [SIZE, "1,2", None], ids=["size", "malformed", "no-size"])
+def test_block_of_a_script_is_never_taken_for_a_position(
+    above: Path, blocks: Blocks, present: tuple[str, ...], size: str | None
+) -> None:
+    if size:
+        (above / "block_info.csv").write_text(size)
+    for name in present:
+        (above / name).mkdir()
+    for index in ("x5y0z0", "x1y2z3", "x64y64z64"):
+        assert named(blocks, index) == BlockDirectory(("brain", "annotations", index), False)
+
+
+@pytest.mark.parametrize(
+    ("present", "name"),
+    [
+        pytest.param((), "x1y2z3", id="no-blocks-yet"),
+        pytest.param(("x0y0z0",), "x1y2z3", id="named-by-index"),
+        pytest.param(("x1y2z3", "x0002_y0003"), "x1y2z3", id="both-are-there"),
+        pytest.param(("x0001_y0001",), "x0002_y0003", id="named-as-by-the-original-service"),
+        pytest.param(("x70y130z200",), "x1y2z3", id="directory-named-like-the-position"),
+    ],
+)
+def test_block_at_a_position_is_the_one_that_holds_it(
+    above: Path, blocks: Blocks, present: tuple[str, ...], name: str
+) -> None:
+    (above / "block_info.csv").write_text(SIZE)
+    for other in present:
+        (above / other).mkdir()
+    assert blocks.at(("brain",), (70, 130, 200)).text == name
+
+
+@pytest.mark.parametrize("position", [(-1, 0, 0), (0, -1, 0), (0, 0, -64)])
+def test_block_at_a_negative_position_is_missing(
+    above: Path, blocks: Blocks, position: tuple[int, int, int]
+) -> None:
+    (above / "block_info.csv").write_text(SIZE)
+    with pytest.raises(MissingError, match="outside the volume"):
+        blocks.at(("brain",), position)
+
+
+def test_block_at_a_position_without_a_block_size_is_an_error_that_says_how_to_mend_it(
+    above: Path, blocks: Blocks
+) -> None:
+    with pytest.raises(MissingError, match=r"no brain/annotations/block_info\.csv.*64,64,64"):
+        blocks.at(("brain",), (1, 2, 3))
+    (above / "block_info.csv").write_text("64;64;64")
+    with pytest.raises(DamagedError, match="three positive integers"):
+        blocks.at(("brain",), (1, 2, 3))
 
 
 @pytest.mark.parametrize(
@@ -102,7 +162,7 @@ def test_block_of_an_annotations_directory_at_the_root_is_found(
         pytest.param("x640000y0z0", "x10001_y0001", id="more-than-four-digits"),
     ],
 )
-def test_block_of_a_legacy_data_set_is_counted_from_one_without_z(
+def test_block_of_a_legacy_dataset_is_counted_from_one_without_z(
     above: Path, blocks: Blocks, block: str, name: str
 ) -> None:
     (above / "block_info.csv").write_text(SIZE)
@@ -115,6 +175,7 @@ def test_block_directory_of_a_legacy_name_is_found_by_that_name(
 ) -> None:
     (above / "x0001_y0002").mkdir()
     assert find(blocks, "x0001_y0002").exists
+    assert named(blocks, "x0001_y0002").exists
 
 
 def test_block_with_directories_of_both_namings_is_the_one_with_z(
@@ -135,7 +196,7 @@ def test_block_with_directories_of_both_namings_is_the_one_with_z(
         pytest.param(("x0001_y0001",), "x0002_y0003", id="named-as-by-the-original-service"),
     ],
 )
-def test_block_that_is_new_is_named_as_its_data_set_names_them(
+def test_block_that_is_new_is_named_as_its_dataset_names_them(
     above: Path, blocks: Blocks, present: tuple[str, ...], name: str
 ) -> None:
     (above / "block_info.csv").write_text(SIZE)
@@ -144,7 +205,7 @@ def test_block_that_is_new_is_named_as_its_data_set_names_them(
     assert find(blocks, "x64y128z192") == BlockDirectory(("brain", "annotations", name), False)
 
 
-def test_block_that_is_new_in_a_data_set_without_annotations_is_the_literal_name(
+def test_block_that_is_new_in_a_dataset_without_annotations_is_the_literal_name(
     tmp_path: Path, blocks: Blocks
 ) -> None:
     (tmp_path / "brain").mkdir()
@@ -166,8 +227,9 @@ def test_block_position_that_is_negative_is_missing(
     if size:
         (above / "block_info.csv").write_text(size)
     (above / "x0y0z0").mkdir()
-    with pytest.raises(MissingError, match="outside the volume"):
-        find(blocks, block)
+    for means in (find, named):
+        with pytest.raises(MissingError, match="outside the volume"):
+            means(blocks, block)
 
 
 @pytest.mark.parametrize(
@@ -189,8 +251,9 @@ def test_block_that_is_neither_a_directory_nor_a_position_is_missing(
     above: Path, blocks: Blocks, block: str
 ) -> None:
     (above / "block_info.csv").write_text(SIZE)
-    with pytest.raises(MissingError, match="x<int>y<int>z<int>"):
-        find(blocks, block)
+    for means in (find, named):
+        with pytest.raises(MissingError, match="x<int>y<int>z<int>"):
+            means(blocks, block)
 
 
 @pytest.mark.parametrize(
@@ -304,14 +367,10 @@ def test_block_info_replaced_by_another_file_is_noticed(above: Path, blocks: Blo
     assert found(blocks, "x64y0z0") == "x2y0z0"
 
 
-def test_block_size_belongs_to_its_data_set_alone(tmp_path: Path, blocks: Blocks) -> None:
+def test_block_size_belongs_to_its_dataset_alone(tmp_path: Path, blocks: Blocks) -> None:
     for dataset, size in (("a", "8,8,8"), ("b", "32,32,32")):
         directory = tmp_path / "lab" / dataset / "annotations"
         directory.mkdir(parents=True)
         (directory / "block_info.csv").write_text(size)
-    position = BlockName.parse("x64y0z0")
-    names = [
-        blocks.directory(AnnotationName(("lab", dataset), position, "fibers.json")).parts[-1]
-        for dataset in ("a", "b", "a")
-    ]
+    names = [blocks.at(("lab", dataset), (64, 0, 0)).text for dataset in ("a", "b", "a")]
     assert names == ["x8y0z0", "x2y0z0", "x8y0z0"]

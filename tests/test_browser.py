@@ -19,9 +19,10 @@ import tifffile
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from neurotrale.demo import write_demo
-from tests.conftest import Service, StartService
+from tests.conftest import CopyDemo, Service, StartService
 from tests.datasets import Voxels, boxes
+from tests.pictures import screenshot
+from tests.processes import PATIENCE_S
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -35,6 +36,7 @@ CHROMIUM_OPTIONS = (
     "--use-gl=angle",
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
+    "--disable-gpu-watchdog",  # which ends the drawing of all pages when a processor is too busy
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
@@ -93,14 +95,15 @@ class Visit:
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Visit]:
     context = browser.new_context(viewport={"width": 900, "height": 700})
+    context.set_default_timeout(1000 * PATIENCE_S)
     yield Visit(context.new_page())
     context.close()
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo data set; made once in a session, as it takes some seconds."""
-    return write_demo(tmp_path_factory.getbasetemp() / "demo")
+def dataset(tmp_path_factory: pytest.TempPathFactory, copy_demo: CopyDemo) -> Path:
+    """The demo dataset."""
+    return copy_demo(tmp_path_factory.mktemp("demo"))
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +165,7 @@ def likeness(picture: Voxels, plane: Voxels) -> float:
     return float(np.corrcoef(picture.ravel(), grey.ravel())[0, 1])
 
 
+@pytest.mark.long
 def test_neuroglancer_draws_the_demo_plane_by_plane(
     service: Service, dataset: Path, visit: Visit, viewer: Any, tmp_path: Path
 ) -> None:
@@ -173,7 +177,7 @@ def test_neuroglancer_draws_the_demo_plane_by_plane(
         if not pictures:
             visit.page.goto(viewer.get_viewer_url())
         pictures[z] = drawn(viewer)
-        visit.page.screenshot(path=tmp_path / f"z{z}.png")
+        screenshot(visit.page, path=tmp_path / f"z{z}.png")
     for z, picture in pictures.items():
         assert picture.shape == volume[z].shape
         assert picture.std() > 10
@@ -190,17 +194,18 @@ def test_neuroglancer_draws_the_demo_plane_by_plane(
 # --- Pages of the service itself -----------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_links_lead_from_the_index_to_an_annotation_file(
     service: Service, dataset: Path, visit: Visit, tmp_path: Path
 ) -> None:
     page = visit.page
     page.goto(f"{service.url}/")
-    page.screenshot(path=tmp_path / "index.png")
+    screenshot(page, path=tmp_path / "index.png")
     for link in ("demo-brain/", "annotations/", "x0y0z0/", "fibers.json"):
         page.get_by_role("link", name=link, exact=True).click()
         page.wait_for_url(f"**/{link}")
         if link == "demo-brain/":
-            page.screenshot(path=tmp_path / "dataset.png")
+            screenshot(page, path=tmp_path / "dataset.png")
     assert page.url == f"{service.url}/demo-brain/annotations/x0y0z0/fibers.json"
     shown = json.loads(page.inner_text("pre"))
     assert shown == json.loads((dataset / "annotations/x0y0z0/fibers.json").read_text())
@@ -219,6 +224,7 @@ def test_index_leads_to_the_documentation(service: Service, visit: Visit) -> Non
     assert visit.complaints == []
 
 
+@pytest.mark.long
 def test_documentation_shows_and_runs_every_operation(
     service: Service, visit: Visit, tmp_path: Path
 ) -> None:
@@ -235,7 +241,7 @@ def test_documentation_shows_and_runs_every_operation(
     answer.wait_for()
     assert answer.locator(".response .response-col_status").inner_text().startswith("200")
     assert '"status": "ok"' in answer.inner_text()
-    page.screenshot(path=tmp_path / "api.png", full_page=True)
+    screenshot(page, path=tmp_path / "api.png", full_page=True)
     assert visit.complaints == []
     assert visit.origins == {service.url}
 
@@ -259,6 +265,7 @@ def guarded(
     assert TOKEN not in service.log()
 
 
+@pytest.mark.long
 def test_person_with_a_token_stays_behind_its_prefix(
     guarded: Service, visit: Visit, tmp_path: Path
 ) -> None:
@@ -281,7 +288,7 @@ def test_person_with_a_token_stays_behind_its_prefix(
     answer = document.locator(".live-responses-table")
     answer.wait_for()
     assert answer.locator(".response .response-col_status").inner_text().startswith("200")
-    page.screenshot(path=tmp_path / "api.png", full_page=True)
+    screenshot(page, path=tmp_path / "api.png", full_page=True)
     assert sent.count(f"{inside}api/openapi.json") == 2
     assert [url for url in sent if not url.startswith((inside, "data:"))] == []
     assert visit.complaints == []
@@ -299,6 +306,7 @@ def test_person_with_a_token_stays_behind_its_prefix(
             "{url}/demo-brain/?token={token}|neuroglancer-precomputed:",
             "/demo-brain/info",
             id="query",
+            marks=pytest.mark.long,
         ),
     ],
 )

@@ -22,17 +22,17 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.checking.grid import Grid
-from neurotrale.checking.kinds import KINDS
-from neurotrale.chunks.write import encode_chunk
+from neurotrale.chunks.encode import encode_chunk
 from neurotrale.cli import main
-from neurotrale.demo import write_demo
-from neurotrale.many import each, sampled
-from neurotrale.names import ChunkName
-from tests.conftest import StartService
+from neurotrale.precomputed.grid import Grid
+from neurotrale.storage.names import ChunkName
+from neurotrale.tools.check.rules import KINDS
+from neurotrale.tools.parallel import parallel_for_each, reservoir_sample
+from tests.conftest import CopyDemo, StartService
 from tests.datasets import ANNOTATIONS, boxes, gradient, info_of, write_dataset
 from tests.processes import neurotrale, run
 from tests.stacks import ingest, write_planes
+from tests.test_advice import advice_to_remove
 from tests.test_cli import like_anybody
 
 Report = dict[str, Any]
@@ -40,7 +40,7 @@ Report = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data set of four scales with clipped edges, and two blocks of annotations."""
+    """A dataset of four scales with clipped edges, and two blocks of annotations."""
     place = tmp_path_factory.mktemp("healthy")
     source = write_planes(place / "planes", gradient((20, 40, 30)))
     dataset = place / "data" / "brain"
@@ -90,7 +90,7 @@ def places(report: Report, kind: str) -> list[tuple[str, str]]:
 # --- clean ---
 
 
-def test_check_healthy_data_set_finds_nothing(brain: Path) -> None:
+def test_check_healthy_dataset_finds_nothing(brain: Path) -> None:
     report = check(brain, code=0)
     assert report == {
         "dataset": str(brain),
@@ -105,12 +105,12 @@ def test_check_healthy_data_set_finds_nothing(brain: Path) -> None:
         "findings": [],
     }
     assert words(brain) == (
-        "checked 75 chunks of 4 scales (75 opened) and 12 annotations in 4 files: nothing is wrong"
+        "checked 75 chunks of 4 scales (75 opened) and 12 annotations in 4 files: no problems found"
     )
 
 
-def test_check_demo_finds_nothing(tmp_path: Path) -> None:
-    assert check(write_demo(tmp_path), code=0)["findings"] == []
+def test_check_demo_finds_nothing(tmp_path: Path, copy_demo: CopyDemo) -> None:
+    assert check(copy_demo(tmp_path), code=0)["findings"] == []
 
 
 @pytest.mark.parametrize(
@@ -165,9 +165,9 @@ def test_check_chunks_stored_raw_and_packed_finds_nothing(brain: Path) -> None:
     assert check(brain, code=0)["findings"] == []
 
 
-def test_check_directory_above_data_sets_names_them(brain: Path) -> None:
+def test_check_directory_above_datasets_names_them(brain: Path) -> None:
     report = check(brain.parent, code=1)
-    assert places(report, "info-missing") == [("info", "data sets are further down: brain")]
+    assert places(report, "info-missing") == [("info", "there are datasets below it: brain")]
 
 
 def test_check_annotations_without_a_volume_finds_nothing(brain: Path) -> None:
@@ -280,7 +280,7 @@ class Sick:
 
     Attributes:
         id: What it is.
-        make: Does it to a data set.
+        make: Does it to a dataset.
         found: What must be found: kinds with their counts.
         place: The first place of the first kind.
         says: What must be said about it there.
@@ -295,7 +295,7 @@ class Sick:
 
 SICK = (
     Sick("no info", remove("info"), {"info-missing": 1}, "info"),
-    Sick("no JSON in info", write("info", "{"), {"info-broken": 1}, "info", "mistake"),
+    Sick("no JSON in info", write("info", "{"), {"info-broken": 1}, "info", "malformed"),
     Sick("info of something else", write("info", "{}"), {"info-broken": 1}, "info", "data_type"),
     Sick("info without scales", lambda d: edit_info(d, lambda i: i.update(scales=[])),
          {"info-broken": 1}, "info", "at least one scale"),
@@ -305,10 +305,10 @@ SICK = (
          "info", "resolution above 0"),
     Sick("no chunk size", edit_scale(3, chunk_sizes=[]), {"scale-broken": 1, "stray": 1}, "info",
          "chunk size"),
-    Sick("key that leaves the data set", edit_scale(3, key="../x"),
+    Sick("key that leaves the dataset", edit_scale(3, key="../x"),
          {"scale-broken": 1, "stray": 1}, "info", "never served"),
     Sick("two scales of one key", edit_scale(3, key="4_4_4", size=[8, 10, 5]),
-         {"scale-broken": 1, "stray": 1}, "info", "'4_4_4' stands there twice"),
+         {"scale-broken": 1, "stray": 1}, "info", "'4_4_4' appears twice"),
     Sick("file in place of a scale", lambda d: (remove("8_8_8")(d), write("8_8_8", "x")(d)),
          {"scale-missing": 1}, "8_8_8", "not a directory"),
     Sick("no directory", remove("8_8_8"), {"scale-missing": 1}, "8_8_8", "no such directory"),
@@ -324,7 +324,7 @@ SICK = (
     Sick("missing edge of the finest scale", remove("1_1_1/24-30_*"), {"chunk-missing": 15},
          "1_1_1/24-30_0-8_0-8"),
     Sick("truncated", cut(f"{FINE}.tiff", 300), {"chunk-damaged": 1}, f"{FINE}.tiff",
-         "not written to its end"),
+         "is truncated"),
     Sick("zero bytes", cut(f"{FINE}.tiff", 0), {"chunk-damaged": 1}, f"{FINE}.tiff"),
     Sick("damage in the voxels", flip(f"{FINE}.tiff", -40), {"chunk-damaged": 1}, f"{FINE}.tiff",
          "damage"),
@@ -355,17 +355,43 @@ SICK = (
     Sick("stray file", write("1_1_1/notes.txt", "x"), {"stray": 1}, "1_1_1/notes.txt"),
     Sick("stray directory", mkdir("1_1_1/0-8"), {"stray": 1}, "1_1_1/0-8"),
     Sick("scale that info lacks", mkdir("16_16_16"), {"stray": 1}, "16_16_16", "no such scale"),
+    Sick("blockfs", lambda d: (remove("4_4_4/*")(d), write("4_4_4/precomputed.blockfs", "x")(d),
+         write("4_4_4/precomputed.blockfs.0", "x")(d), write("4_4_4/notes.txt", "x")(d)),
+         {"chunk-damaged": 1, "scale-missing": 1, "stray": 1}, "4_4_4/precomputed.blockfs",
+         "directory file of blockfs"),
+    Sick("blockfs beside the chunks", write("1_1_1/precomputed.blockfs.12", "x"),
+         {"other-layout": 1}, "1_1_1", "blockfs"),
+    Sick("zarr", lambda d: (write("1_1_1/.zarray", "{}")(d), write("1_1_1/.zattrs", "{}")(d),
+         mkdir("1_1_1/0")(d), write("1_1_1/0/0", "x")(d), mkdir("1_1_1/12")(d)),
+         {"other-layout": 1}, "1_1_1", "zarr version 2"),
+    Sick("zarr of flat chunks", lambda d: (write("1_1_1/.zarray", "{}")(d),
+         write("1_1_1/0.0.0", "x")(d), write("1_1_1/0.11.0", "x")(d)), {"other-layout": 1},
+         "1_1_1", "zarr version 2"),
+    Sick("zarr that lost its description", mkdir("1_1_1/0"), {"other-layout": 1}, "1_1_1",
+         "there is no metadata file"),
+    Sick("zarr version 3", lambda d: (write("1_1_1/zarr.json", "{}")(d), mkdir("1_1_1/c")(d)),
+         {"other-layout": 1}, "1_1_1", "zarr version 3"),
+    Sick("zarr version 3 of flat chunks", lambda d: (write("1_1_1/zarr.json", "{}")(d),
+         write("1_1_1/c.0.11.0", "x")(d)), {"other-layout": 1}, "1_1_1", "zarr version 3"),
+    Sick("N5", lambda d: (write("1_1_1/attributes.json", "{}")(d), mkdir("1_1_1/0")(d)),
+         {"other-layout": 1}, "1_1_1", "N5"),
+    Sick("OME-NGFF", lambda d: (write(".zgroup", "{}")(d), write(".zattrs", "{}")(d),
+         mkdir("0")(d), write("0/.zarray", "{}")(d)), {"other-layout": 1}, ".", "OME-NGFF"),
+    Sick("shards that info lacks", write("1_1_1/0a.shard", "x"), {"other-layout": 1}, "1_1_1",
+         "sharding"),
+    Sick("zarr scale that info lacks", lambda d: (mkdir("16_16_16")(d),
+         write("16_16_16/.zarray", "{}")(d)), {"other-layout": 1}, "16_16_16", "zarr"),
     Sick("leftover", write("1_1_1/.0-8_0-8_0-8.tiff.tmp", "x"), {"leftover": 1},
          "1_1_1/.0-8_0-8_0-8.tiff.tmp"),
     Sick("name with a line feed", write("1_1_1/a\nb", "x"), {"never-served": 1}, r"1_1_1/a\nb"),
     Sick("name that is not UTF-8", write("1_1_1/a\udcff", "x"), {"never-served": 1},
          r"1_1_1/a\udcff"),
     Sick("link that leaves", link("1_1_1/passwd", "/etc/passwd"), {"link-outside": 1},
-         "1_1_1/passwd", "leads to /etc/passwd"),
+         "1_1_1/passwd", "points to /etc/passwd"),
     Sick("scale that is elsewhere", lambda d: (shutil.move(d / "8_8_8", d.parents[1] / "away"),
-         link("8_8_8", "../../away")(d)), {"link-outside": 1}, "8_8_8", "leads to ../../away"),
+         link("8_8_8", "../../away")(d)), {"link-outside": 1}, "8_8_8", "points to ../../away"),
     Sick("link that leads nowhere", link("annotations/x0y0z0/gone.json", "nothing.json"),
-         {"link-broken": 1}, "annotations/x0y0z0/gone.json", "leads to nothing.json"),
+         {"link-broken": 1}, "annotations/x0y0z0/gone.json", "points to nothing.json"),
     Sick("annotation file of no bytes", cut(FIBERS, 0), {"annotations-empty": 1}, FIBERS,
          "0 bytes"),
     Sick("annotation file cut off", cut(FIBERS, 100), {"annotations-broken": 1}, FIBERS,
@@ -394,7 +420,7 @@ SICK = (
          {"block-size": 1}, "annotations/block_info.csv", "three positive"),
     Sick("block outside", rename("annotations/x1y1z0", "annotations/x2y1z0"),
          {"block-outside": 1}, "annotations/x2y1z0",
-         "begins at x = 32, the volume has 0 to 30"),
+         "starts at x = 32, the volume has 0 to 30"),
     Sick("block before the first", rename("annotations/x1y1z0", "annotations/x-1y0z0"),
          {"block-outside": 1}, "annotations/x-1y0z0"),
     Sick("both kinds of names", rename("annotations/x1y1z0", "annotations/x0002_y0002"),
@@ -408,9 +434,17 @@ SICK = (
     Sick("broken tree", write("tree.json", "{"), {"tree-broken": 1}, "tree.json"),
 )  # fmt: skip
 # These have tests of their own below.
-ELSEWHERE = {"unreadable", "slices-many", "shard-damaged", "shard-misplaced"}
+ELSEWHERE = {
+    "chunk-empty",
+    "blockfs",
+    "unreadable",
+    "slices-many",
+    "shard-damaged",
+    "shard-misplaced",
+}
 
 
+@pytest.mark.quick(24)
 @pytest.mark.parametrize("sick", SICK, ids=lambda sick: sick.id)
 def test_check_finds_what_is_wrong_and_nothing_else_and_says_how_to_mend_it(
     brain: Path, sick: Sick
@@ -427,9 +461,10 @@ def test_check_finds_what_is_wrong_and_nothing_else_and_says_how_to_mend_it(
     assert sick.place in said
     for name, count in sick.found.items():
         kind = KINDS[name]
-        assert f"{kind.severity} {kind.what} ({name}): {count}" in said
+        assert f"{kind.severity} {kind.summary} ({name}): {count}" in said
         assert kind.viewer in said
-        assert kind.mend in said
+        assert kind.fix in said
+    assert advice_to_remove(said) == []
 
 
 @pytest.mark.parametrize(
@@ -458,9 +493,9 @@ def test_every_kind_of_finding_is_made_by_a_test() -> None:
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
 def test_every_kind_says_what_viewers_show_and_how_to_mend_it(kind: Any) -> None:
-    assert kind.what
+    assert kind.summary
     assert kind.viewer.endswith(".")
-    assert kind.mend.endswith(".")
+    assert kind.fix.endswith(".")
 
 
 # What the service answers for what is found: the file asked for, and the status.
@@ -536,6 +571,25 @@ def test_check_sample_opens_that_many_and_looks_at_all_names(brain: Path) -> Non
     assert counts(check(brain, "--sample", "0", code=1)) == {"chunk-missing": 1}
 
 
+def test_check_parts_together_open_every_chunk_once(brain: Path) -> None:
+    for path in (brain / "1_1_1").iterdir():
+        os.truncate(path, 100)
+    remove(f"{FINE}.tiff")(brain)
+    whole = check(brain, "--places", "100", code=1)
+    found: list[tuple[str, str]] = []
+    opened = 0
+    for part in range(1, 9):
+        report = check(brain, "--part", f"{part}/8", "--places", "100", code=1)
+        assert report["checked"]["chunks_found"] == whole["checked"]["chunks_found"]
+        assert places(report, "chunk-missing") == places(whole, "chunk-missing")
+        opened += report["checked"]["chunks_opened"]
+        found += places(report, "chunk-damaged")
+    assert opened == whole["checked"]["chunks_opened"]
+    assert sorted(found) == places(whole, "chunk-damaged")
+    sample = check(brain, "--part", "1/2", "--sample", "3", code=1)
+    assert sample["checked"]["chunks_opened"] <= 3 * 4
+
+
 def test_check_places_says_how_many_are_named(brain: Path) -> None:
     remove("1_1_1/0-8_*")(brain)
     assert len(places(check(brain), "chunk-missing")) == 5
@@ -561,7 +615,7 @@ def test_check_link_within_the_named_root_is_fine(brain: Path) -> None:
     assert check(brain, "--follow-symlinks", code=0)["findings"] == []
 
 
-def test_check_data_set_that_is_a_link_out_of_the_root_is_found_and_looked_at(
+def test_check_dataset_that_is_a_link_out_of_the_root_is_found_and_looked_at(
     brain: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "root").mkdir()
@@ -569,12 +623,18 @@ def test_check_data_set_that_is_a_link_out_of_the_root_is_found_and_looked_at(
     remove(f"{FINE}.tiff")(brain)
     report = check(tmp_path / "root" / "brain", code=1)
     assert counts(report) == {"chunk-missing": 1, "link-outside": 1}
-    assert places(report, "link-outside") == [(".", f"leads to {brain}")]
+    assert places(report, "link-outside") == [(".", f"points to {brain}")]
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["/no/such/place"], ["{}/info"], ["{}", "--sample", "-1"], ["{}", "--root", "/no"]],
+    [
+        ["/no/such/place"],
+        ["{}/info"],
+        ["{}", "--sample", "-1"],
+        ["{}", "--part", "9/8"],
+        ["{}", "--root", "/no"],
+    ],
     ids=str,
 )
 def test_check_that_cannot_be_made_ends_with_two(brain: Path, arguments: list[str]) -> None:
@@ -582,7 +642,7 @@ def test_check_that_cannot_be_made_ends_with_two(brain: Path, arguments: list[st
     assert CliRunner().invoke(main, ["check", *filled]).exit_code == 2
 
 
-def test_check_from_within_the_data_set_names_the_same(
+def test_check_from_within_the_dataset_names_the_same(
     brain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(brain)
@@ -651,17 +711,17 @@ def test_grid_of_more_chunks_than_can_be_counted_takes_no_memory() -> None:
     assert grid.absent(5) == (0, [], 0, [])
 
 
-def test_sampled_gives_each_as_likely() -> None:
+def test_reservoir_sample_takes_every_item_as_likely() -> None:
     random = Random(1)
     counted = [0] * 10
     for _ in range(3000):
-        for one in sampled(range(10), 3, random):
+        for one in reservoir_sample(range(10), 3, random):
             counted[one] += 1
     assert sum(counted) == 9000
     assert all(780 < count < 1020 for count in counted)
 
 
-def test_each_with_an_error_stops_and_raises_it() -> None:
+def test_parallel_for_each_with_an_error_stops_and_raises_it() -> None:
     done: list[int] = []
 
     def work(number: int) -> None:
@@ -670,6 +730,6 @@ def test_each_with_an_error_stops_and_raises_it() -> None:
         done.append(number)
 
     with pytest.raises(LookupError, match="twenty"):
-        each(range(10**9), work, 3)
+        parallel_for_each(range(10**9), work, 3)
     assert set(range(18)) <= set(done)
     assert len(done) < 10**6

@@ -13,7 +13,7 @@ import pytest
 import tensorstore
 from cloudvolume.datasource.precomputed.sharding import ShardingSpecification
 
-from neurotrale.checking.sharding import Sharding
+from neurotrale.precomputed.sharding import Sharding
 from tests.datasets import gradient
 from tests.test_check import check, counts, places
 
@@ -66,6 +66,7 @@ def shards_of(dataset: Path) -> list[Path]:
     return sorted((dataset / "1_1_1").glob("*.shard"))
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "fields",
     [
@@ -151,7 +152,7 @@ def test_check_chunks_in_the_wrong_shard_are_found(tmp_path: Path) -> None:
     second.write_bytes(first.read_bytes())
     report = check(dataset, "--sparse", code=1)
     assert list(counts(report)) == ["shard-misplaced"]
-    assert "belongs into 0.shard" in places(report, "shard-misplaced")[0][1]
+    assert "belongs in 0.shard" in places(report, "shard-misplaced")[0][1]
 
 
 def test_check_chunks_outside_the_grid_are_found(tmp_path: Path) -> None:

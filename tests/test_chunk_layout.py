@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from neurotrale.chunks.layout import Expected, axis_order, little_endian
+from neurotrale.chunks.decode import Expected, axis_order, little_endian
 
 Shape = tuple[int, ...]
 

@@ -18,14 +18,15 @@ import tifffile
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from neurotrale.chunks import read
-from neurotrale.chunks.decode import decode_chunk
-from neurotrale.chunks.layout import Expected
-from neurotrale.chunks.read import ChunkReader
-from neurotrale.chunks.tiff import find_segments
+from neurotrale.chunks import reader as read
+from neurotrale.chunks.decode import Expected, decode_chunk
+from neurotrale.chunks.reader import ChunkReader
+from neurotrale.chunks.segments import find_segments
 from neurotrale.errors import DamagedError, MissingError
-from neurotrale.files import Found, Stamp
+from neurotrale.storage.cache import Stamp
+from neurotrale.storage.files import StoredFile
 from tests.datasets import Voxels, gradient
+from tests.examples import examples
 
 CODINGS = (frozenset[str](), frozenset({"gzip"}), frozenset({"zstd"}), frozenset({"gzip", "zstd"}))
 BOTH = CODINGS[-1]
@@ -34,8 +35,8 @@ TILE = (16, 16, 16)
 PASSED_AS = {"zlib": "gzip", "zstd": "zstd"}
 
 
-def found(path: Path) -> Found:
-    return Found(path.name, str(path), Stamp.of(path.stat()), "")
+def found(path: Path) -> StoredFile:
+    return StoredFile(path.name, str(path), Stamp.of(path.stat()), "")
 
 
 def expected(voxels: Voxels) -> Expected:
@@ -95,7 +96,7 @@ def noise(shape: tuple[int, ...], dtype: str) -> Voxels:
     return np.asarray(data.astype(dtype))
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(250), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     layout=layouts(),
     dtype=st.sampled_from(
@@ -260,7 +261,7 @@ def test_read_truncated_file_is_refused_or_right(
 
 
 @settings(
-    max_examples=150,
+    max_examples=examples(150),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -448,7 +449,7 @@ def test_read_file_that_is_gone_is_missing(tmp_path: Path) -> None:
 def test_read_many_files_keeps_a_bounded_number_of_plans(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read, "KEPT_FILES", 5)
+    monkeypatch.setattr(read, "CACHED_FILES", 5)
     voxels = gradient((1, 4, 5))
     content = write(tmp_path / "a.tiff", voxels, compression="zlib").read_bytes()
     paths = [tmp_path / f"{number}.tiff" for number in range(12)]
@@ -459,7 +460,7 @@ def test_read_many_files_keeps_a_bounded_number_of_plans(
         for path in paths:
             sent = reader.read(found(path), expected(voxels), BOTH)
             assert gzip.decompress(sent.body) == raw(voxels)
-            assert len(reader.kept) <= 5
+            assert len(reader.cache) <= 5
 
 
 @pytest.mark.parametrize(

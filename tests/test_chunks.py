@@ -20,16 +20,16 @@ import tifffile
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from neurotrale.chunks.decode import decode_chunk
-from neurotrale.chunks.info import parse_info
-from neurotrale.chunks.layout import Expected
+from neurotrale.chunks.decode import Expected, decode_chunk
 from neurotrale.chunks.store import Chunks
 from neurotrale.errors import DamagedError, MissingError
-from neurotrale.files import Files
-from neurotrale.names import ChunkPath
-from neurotrale.tree import Tree
+from neurotrale.precomputed.info import parse_info
+from neurotrale.storage.data_root import DataRoot
+from neurotrale.storage.files import Files
+from neurotrale.storage.names import ChunkPath
 from tests.conftest import Service, StartService
-from tests.datasets import Voxels, boxes, gradient, info_of, write_chunks
+from tests.datasets import Voxels, boxes, gradient, info_of, wait_until_settled, write_chunks
+from tests.examples import examples
 
 TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "float32")
 TRUNCATIONS = 40
@@ -324,7 +324,7 @@ def stored_volumes(draw: st.DrawFn) -> tuple[Voxels, Write, dict[str, Any]]:
     return voxels, layouts[name], options
 
 
-@settings(max_examples=250, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(stored=stored_volumes())
 def test_decode_any_volume_in_any_layout_gives_the_voxels(
     scratch: Path, stored: tuple[Voxels, Write, dict[str, Any]]
@@ -443,6 +443,7 @@ TRUNCATED = [
 ]
 
 
+@pytest.mark.quick(16)
 @pytest.mark.parametrize(("layout", "compression"), sorted(set(TRUNCATED)))
 def test_decode_truncated_anywhere_is_refused_or_right(
     tmp_path: Path, layout: str, compression: str
@@ -686,7 +687,7 @@ flips = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     layout=st.sampled_from(sorted(ONE_CHANNEL)),
     compression=st.sampled_from((*COMPRESSIONS, *IMAGE_CODECS)),
@@ -769,7 +770,7 @@ BROKEN_INFOS = [
 
 @pytest.mark.parametrize("content", BROKEN_INFOS)
 def test_info_that_is_broken_is_damage_that_names_it(content: bytes) -> None:
-    with pytest.raises(DamagedError, match=r"^lab/brain/info: expected .*found a mistake: "):
+    with pytest.raises(DamagedError, match=r"^lab/brain/info: expected .*but it is malformed: "):
         parse_info(content, "lab/brain/info")
 
 
@@ -780,12 +781,12 @@ CHUNK = "0-6_0-5_0-4"
 
 @dataclass
 class Site:
-    """One service for all tests, which only add data sets of their own."""
+    """One service for all tests, which only add datasets of their own."""
 
     service: Service
 
     def add(self, name: str, voxels: Voxels = VOXELS, **info: Any) -> Path:
-        """Write a data set with one chunk, which holds the whole volume; give its directory."""
+        """Write a dataset with one chunk, which holds the whole volume; give its directory."""
         dataset = self.service.root / name
         scale = dataset / "1_1_1"
         scale.mkdir(parents=True)
@@ -932,11 +933,18 @@ def test_chunk_of_a_dataset_in_a_dataset_belongs_to_the_nearer_info(site: Site) 
     assert site.get(f"outer/inner/1_1_1/{CHUNK}").content == raw(VOXELS)
 
 
+def test_chunk_without_info_ignores_a_file_of_that_name_further_up(site: Site) -> None:
+    dataset = site.add("lab/no-info")
+    (dataset / "info").unlink()
+    (dataset.parent / "info").write_text("Ask Anna before you move anything here.")
+    assert site.get(f"lab/no-info/1_1_1/{CHUNK}").content == raw(VOXELS)
+
+
 def test_chunk_of_a_dataset_that_is_the_root_belongs_to_its_info(tmp_path: Path) -> None:
     (tmp_path / "1_1_1").mkdir()
     (tmp_path / "info").write_text(json.dumps({**INFO, "data_type": "uint8"}))
     write_tiff(tmp_path / "1_1_1" / f"{CHUNK}.tiff", VOXELS[0], photometric="minisblack")
-    chunks = Chunks(Files(Tree(tmp_path)))
+    chunks = Chunks(Files(DataRoot(tmp_path)))
     chunk = ChunkPath(("1_1_1",), CHUNK)
     tiff = chunks.find_tiff(chunk)
     assert tiff is not None
@@ -1006,7 +1014,7 @@ def test_chunk_half_written_is_500_until_it_is_whole(site: Site) -> None:
 
 
 def test_decoded_chunk_has_validators_head_and_ranges(site: Site) -> None:
-    site.add("parts")
+    wait_until_settled(site.add("parts"))
     path, whole = f"parts/1_1_1/{CHUNK}", raw(VOXELS)
     answer = site.get(path)
     head = site.get(path, "HEAD")

@@ -24,9 +24,16 @@ from click.testing import CliRunner
 
 import neurotrale as package
 from neurotrale.cli import main
-from neurotrale.cli.options import SERVICE_OPTIONS
+from neurotrale.settings.service import SERVICE
 from tests.datasets import write_dataset
-from tests.processes import REPOSITORY, children, environment, neurotrale, run, running
+from tests.processes import (
+    REPOSITORY,
+    environment,
+    neurotrale,
+    run,
+    running,
+    wait_for_workers,
+)
 
 ENTRYPOINT = REPOSITORY / "container" / "entrypoint.sh"
 
@@ -78,9 +85,14 @@ OPTIONS = (
         ("-1", "601", "inf", "nan", "soon"),
     ),
     Option("--lock", "NEUROTRALE_LOCK", "auto", "strict", "strict", ("soft",)),
+    Option("--share", "NEUROTRALE_SHARE", "auto", "off", "off", ("group",)),
     Option("--guard", "NEUROTRALE_GUARD", "browser", "all", "all", ("on",)),
     Option("--compress", "NEUROTRALE_COMPRESS", "auto", "gzip", "gzip", ("brotli",)),
     Option("--chunk-cache", "NEUROTRALE_CHUNK_CACHE", 0, "60", 60, ("-1", "31536001", "x")),
+    Option(
+        "--stall-timeout", "NEUROTRALE_STALL_TIMEOUT", 60.0, "5", 5.0,
+        ("0.9", "3601", "inf", "nan", "soon"),
+    ),
     Option(
         "--drain-timeout", "NEUROTRALE_DRAIN_TIMEOUT", 30.0, "0", 0.0,
         ("-1", "3601", "inf", "nan", "soon"),
@@ -120,9 +132,9 @@ def refuse(*arguments: str, **env: str) -> str:
 
 def test_options_of_the_service_are_all_in_the_table_above() -> None:
     parameters = [p for p in main.commands["serve"].params if isinstance(p, click.Option)]
-    assert len(parameters) == len(SERVICE_OPTIONS)
+    assert len(parameters) == len(SERVICE)
     written = {flag for p in parameters for flag in (*p.opts, *p.secondary_opts)}
-    assert written == {option.flag for option in OPTIONS}
+    assert written == {option.flag for option in OPTIONS} | {"--log"}
     assert {p.envvar for p in parameters} == {option.env for option in OPTIONS}
 
 
@@ -268,7 +280,7 @@ def test_workers_given_as_option_win_over_slurm(monkeypatch: pytest.MonkeyPatch)
 def test_service_in_a_slurm_job_starts_a_worker_for_each_cpu(dataset: Path) -> None:
     command = neurotrale("serve", dataset.parent, "--port", "0")
     with running(command, {"SLURM_JOB_ID": "7", "SLURM_CPUS_PER_TASK": "3"}) as service:
-        assert len(children(service.process.pid)) == 3
+        wait_for_workers(service.process.pid, 3)
 
 
 # --- help and version ---
@@ -376,6 +388,7 @@ def test_start_with_a_file_as_data_root_says_how_to_name_one(tmp_path: Path) -> 
     assert_one_sentence(done, str(tmp_path / "file"), "not a directory")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("below", ["", "child"], ids=["itself", "a directory above it"])
 def test_start_with_an_unreadable_data_root_says_which_permission_lacks(
     forbidden: Path, below: str
@@ -392,6 +405,7 @@ def test_start_on_a_taken_port_says_how_to_choose_another(tmp_path: Path) -> Non
     assert_one_sentence(done, port, "--port", "--host")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "host",
     [pytest.param("192.0.2.1", id="of another machine"), pytest.param("a..b", id="no name at all")],
@@ -403,6 +417,7 @@ def test_start_on_an_address_that_is_not_ours_says_how_to_choose_another(
     assert_one_sentence(done, host, "--host")
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("parent", ["nowhere", "file"], ids=["missing", "no directory"])
 def test_start_with_a_ready_file_in_a_bad_place_says_how_to_name_another(
     parent: str, tmp_path: Path
@@ -437,15 +452,16 @@ def test_start_that_fails_leaves_the_ready_file_of_the_running_service(dataset: 
 # --- what is said at the start ---
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("names", "count"),
     [
-        pytest.param([], "0 data sets", id="none"),
-        pytest.param(["brain"], "1 data set", id="one"),
-        pytest.param(["brain", "lab/mouse-3"], "2 data sets", id="two, one nested"),
+        pytest.param([], "0 datasets", id="none"),
+        pytest.param(["brain"], "1 dataset", id="one"),
+        pytest.param(["brain", "lab/mouse-3"], "2 datasets", id="two, one nested"),
     ],
 )
-def test_start_prints_url_data_root_and_number_of_data_sets(
+def test_start_prints_url_data_root_and_number_of_datasets(
     names: list[str], count: str, tmp_path: Path
 ) -> None:
     for name in names:
@@ -475,7 +491,7 @@ def test_start_with_the_variables_of_a_job_script_alone_serves(dataset: Path) ->
     with running(neurotrale("serve"), env) as service:
         assert service.url == f"http://127.0.0.2:{port}"
         assert json.loads(ready.read_bytes())["url"] == f"{service.url}/"
-        assert len(children(service.process.pid)) == 2
+        wait_for_workers(service.process.pid, 2)
         assert requests.get(f"{service.url}/brain/info").ok
         with pytest.raises(requests.ConnectionError):
             requests.get(f"http://127.0.0.1:{port}/")
@@ -489,7 +505,7 @@ OTHER_ORIGIN = "https://elsewhere.example"
 
 @pytest.fixture(scope="module")
 def linked_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with a data set, and with a link to a file outside."""
+    """A data root with a dataset, and with a link to a file outside."""
     place = tmp_path_factory.mktemp("cli")
     write_dataset(place / "data" / "brain")
     (place / "outside.txt").write_text("outside")
@@ -521,6 +537,7 @@ def told(request: pytest.FixtureRequest, linked_root: Path) -> Iterator[str]:
             yield service.url
 
 
+@pytest.mark.quick(1)
 def test_follow_symlinks_serves_what_a_link_leads_to(told: str) -> None:
     assert requests.get(f"{told}/link.txt").text == "outside"
 
@@ -586,6 +603,7 @@ def test_no_access_log_leaves_warnings_in_the_log(quiet: Any) -> None:
     assert "--follow-symlinks" in log
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("way", ["flag", "variable"])
 def test_log_level_leaves_out_what_is_less_severe(way: str, linked_root: Path) -> None:
     command = neurotrale("serve", linked_root, "--port", "0", "--workers", "1")
@@ -600,11 +618,12 @@ def test_log_level_leaves_out_what_is_less_severe(way: str, linked_root: Path) -
 # --- demo ---
 
 
-def test_demo_makes_a_data_set_and_serves_it(tmp_path: Path) -> None:
+@pytest.mark.long
+def test_demo_makes_a_dataset_and_serves_it(tmp_path: Path) -> None:
     with running(neurotrale("demo", "--port", "0", "--workers", "1"), cwd=tmp_path) as service:
         made = Path("demo-data") / "demo-brain"
         assert service.said[0] == f"demo  {made}"
-        assert service.said[2] == f"data  {tmp_path / 'demo-data'} (1 data set)"
+        assert service.said[2] == f"data  {tmp_path / 'demo-data'} (1 dataset)"
         assert requests.get(f"{service.url}/demo-brain/info").json()["data_type"] == "uint16"
         chunk = requests.get(f"{service.url}/demo-brain/1_1_1/0-64_0-64_0-64")
         assert len(chunk.content) == 2 * 64**3
@@ -617,7 +636,8 @@ def test_demo_makes_a_data_set_and_serves_it(tmp_path: Path) -> None:
         assert requests.get(fibers).json() == []
 
 
-@pytest.mark.parametrize("blocked", ["demo", "demo/demo-brain"], ids=["directory", "data set"])
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("blocked", ["demo", "demo/demo-brain"], ids=["directory", "dataset"])
 def test_demo_that_cannot_be_made_says_so(blocked: str, tmp_path: Path) -> None:
     (tmp_path / blocked).parent.mkdir(exist_ok=True)
     (tmp_path / blocked).touch()
@@ -646,6 +666,7 @@ def test_entrypoint_is_an_executable_posix_script() -> None:
     assert run(["sh", "-n", str(ENTRYPOINT)]).returncode == 0
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     "before",
     [
@@ -669,7 +690,7 @@ def test_entrypoint_serves_with_the_options_it_is_given(
         assert re.fullmatch(r"http://127\.0\.0\.2:\d+", service.url)
         assert requests.get(f"{service.url}/brain/info").ok
         # exec: the process that was started is the supervisor itself.
-        assert len(children(service.process.pid)) == 2
+        wait_for_workers(service.process.pid, 2)
         assert service.stop() == 0
 
 
@@ -684,6 +705,7 @@ def test_entrypoint_listens_on_every_interface_unless_told_otherwise(
         assert requests.get(f"http://127.0.0.2:{port}/brain/info").ok
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -699,6 +721,7 @@ def test_entrypoint_passes_questions_on(
     assert said in done.stdout
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_entrypoint_passes_every_command_on(name: str, path_with_neurotrale: str) -> None:
     done = run(["sh", str(ENTRYPOINT), name, "--help"], {"PATH": path_with_neurotrale})
@@ -716,6 +739,7 @@ def test_entrypoint_takes_a_word_that_is_no_command_for_a_mistake(
     assert "No such command 'brain'" in done.stderr
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("directory", [".", "./brain", "../data/"])
 def test_entrypoint_serves_a_directory_that_is_written_with_a_slash(
     directory: str, dataset: Path, path_with_neurotrale: str
@@ -726,6 +750,7 @@ def test_entrypoint_serves_a_directory_that_is_written_with_a_slash(
         assert requests.get(f"{service.url}/api/health").ok
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("variable", ["APPTAINER_CONTAINER", "SINGULARITY_CONTAINER"])
 def test_entrypoint_in_apptainer_listens_on_this_machine_only(
     variable: str, dataset: Path, path_with_neurotrale: str

@@ -18,8 +18,7 @@ import requests
 import tensorstore
 import tifffile
 
-from neurotrale.demo import write_demo
-from tests.conftest import Service, StartService
+from tests.conftest import CopyDemo, Service, StartService
 from tests.datasets import Voxels, boxes, gradient
 
 with warnings.catch_warnings():
@@ -36,10 +35,10 @@ CHUNK_VX = 64
 
 @dataclass(frozen=True)
 class Volume:
-    """A data set that is served, and what it was made of.
+    """A dataset that is served, and what it was made of.
 
     Attributes:
-        url: Of the data set.
+        url: Of the dataset.
         scales: The voxels of each scale, finest first, as ``[channel, z, y, x]``.
     """
 
@@ -171,11 +170,9 @@ def volume(request: pytest.FixtureRequest, service: Service) -> Volume:
 
 
 @pytest.fixture(scope="module")
-def demo(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Volume:
-    """The demo data set, as plain tifffile reads its chunks."""
-    # Made once in a session: it takes some seconds.
-    made = write_demo(tmp_path_factory.getbasetemp() / "demo")
-    dataset = shutil.copytree(made, service.root / made.name)
+def demo(service: Service, copy_demo: CopyDemo) -> Volume:
+    """The demo dataset, as plain tifffile reads its chunks."""
+    dataset = copy_demo(service.root)
     scales = []
     for scale in json.loads((dataset / "info").read_text())["scales"]:
         x, y, z = scale["size"]
@@ -226,10 +223,12 @@ def assert_all_equal(open_scale: Open, volume: Volume) -> None:
         assert np.array_equal(found, expected), f"scale {number}"
 
 
+@pytest.mark.quick(4)
 def test_client_reads_every_voxel_of_every_scale(volume: Volume, open_scale: Open) -> None:
     assert_all_equal(open_scale, volume)
 
 
+@pytest.mark.quick(1)
 def test_client_reads_every_voxel_of_the_demo(demo: Volume, open_scale: Open) -> None:
     assert_all_equal(open_scale, demo)
 
@@ -299,7 +298,7 @@ def test_client_does_not_take_a_damaged_chunk_for_empty_space(
         read(open_cloudvolume(url, 0, fill_missing=True))
 
 
-# --- Data sets that these programs wrote themselves, on disk -------------------------------------
+# --- Datasets that these programs wrote themselves, on disk -------------------------------------
 
 
 @pytest.mark.parametrize("compress", ["gzip", "br", False], ids=["gz", "br", "plain"])

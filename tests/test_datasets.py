@@ -1,4 +1,4 @@
-"""What the service tells of data sets: facts, counts, pictures, the state of the viewer."""
+"""What the service tells of datasets: facts, counts, pictures, the state of the viewer."""
 
 from __future__ import annotations
 
@@ -16,13 +16,23 @@ import pytest
 import requests
 from PIL import Image
 
-from neurotrale.bundles import VIEWER_PACKAGE, viewer_directory
-from neurotrale.datasets.scene import scene
-from tests.conftest import Service, StartService
+from neurotrale.datasets.viewer_state import viewer_state
+from neurotrale.web.webapps import VIEWER_PACKAGE, viewer_directory
+from tests.conftest import Service, StartService, emptied
 from tests.datasets import Voxels, info_of, write_chunks, write_dataset
 from tests.processes import REPOSITORY, neurotrale, run, running
 
 LABELS = (7, 70_000, 4_000_000_000)
+
+
+@pytest.fixture
+def data_root(shared_service: Service) -> Path:
+    return emptied(shared_service)
+
+
+@pytest.fixture
+def service(shared_service: Service, dataset: Path) -> Service:
+    return shared_service
 
 
 def get(service: Service, path: str, **more: Any) -> requests.Response:
@@ -89,6 +99,7 @@ def test_dataset_has_its_size_in_voxels_and_millimetres(service: Service) -> Non
                 "chunk_vx": [64, 64, 64],
                 "encoding": "raw",
                 "sharded": False,
+                "layout": "",
             }
         ],
     }
@@ -175,7 +186,7 @@ def test_root_that_is_a_dataset_can_be_opened(dataset: Path, start_service: Star
     own = start_service(dataset)
     assert get(own, "/api/datasets").json()["volume"]["size_vx"] == [100, 90, 70]
     assert get(own, "/api/datasets/preview.png").status_code == 200
-    assert "&quot;source&quot;: &quot;./&quot;" in get(own, "/api/datasets/open").text
+    assert '"source": "./"' in html.unescape(get(own, "/api/datasets/open").text)
     assert "fibers.json/history/" in get(own, "/api/datasets/history").text
     assert (
         "History of annotations/x0y0z0" in get(own, "/annotations/x0y0z0/fibers.json/history/").text
@@ -381,12 +392,14 @@ def test_channels_are_red_green_and_blue_with_a_contrast_each(
 
 def test_annotations_are_layers_only_where_they_have_sources(dataset: Path) -> None:
     """A service without annotation sources must not lead the viewer to what is not there."""
-    named = [layer["source"] for layer in layers_of(scene(("lab", "a b"), None, None, KINDS))]
+    named = [
+        layer["source"] for layer in layers_of(viewer_state(("lab", "a b"), None, None, KINDS))
+    ]
     above = "./lab/a%20b/annotations/layers"
     assert named == [
         f"{above}/{kind}" for kind in ("boxes", "ellipsoids", "lines", "polylines", "points")
     ]
-    assert layers_of(scene(("brain",), None, None, [])) == []
+    assert layers_of(viewer_state(("brain",), None, None, [])) == []
 
 
 KINDS = (
@@ -465,7 +478,8 @@ def test_viewer_is_the_one_that_is_pinned_and_documented() -> None:
     pins = (REPOSITORY / "requirements-viewer.txt").read_text().splitlines()
     assert [pin for pin in pins if pin and not pin.startswith("#")] == [VIEWER_PACKAGE]
     assert VIEWER_PACKAGE in (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
-    assert f"pip install --no-deps {VIEWER_PACKAGE}" in (REPOSITORY / "README.md").read_text()
+    reference = (REPOSITORY / "docs" / "reference.md").read_text()
+    assert f"pip install --no-deps {VIEWER_PACKAGE}" in reference
 
 
 def test_ui_is_served_from_its_directory_when_it_is_named(

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.bodies import checked_annotation
-from neurotrale.annotations.difference import apply
+from neurotrale.annotations.changes import apply
 from neurotrale.annotations.document import Document, Hunk, Index, NotAnArrayError
+from neurotrale.annotations.validation import checked_annotation
 from neurotrale.errors import BadInputError, ConflictError, RuleBrokenError
+from tests.examples import examples
 
 
 def with_annotation(document: Document, id_: str, annotation: bytes) -> bytes:
@@ -40,7 +41,7 @@ def after(document: Document, hunk: Hunk, index: Index) -> bytes:
     return content
 
 
-thorough = settings(deadline=None, max_examples=300)
+thorough = settings(deadline=None, max_examples=examples(300))
 
 IDS = ("a", "b", "c", "4f2a" * 10, "\N{BRAIN} \u795e", 'quo"te', "back\\slash", "a,b", " ", "")
 
@@ -327,9 +328,9 @@ def test_adding_to_an_indented_file_indents_as_the_annotation_before() -> None:
 
 def test_changing_an_id_that_repeats_is_a_conflict_that_names_the_places() -> None:
     document = Document.parse(array(A, B, A))
-    with pytest.raises(ConflictError, match=r"2 times, at \[0\], \[2\]"):
+    with pytest.raises(ConflictError, match=r"2 times in the file, at \[0\], \[2\]"):
         with_annotation(document, "a", A)
-    with pytest.raises(ConflictError, match=r"2 times, at \[0\], \[2\]"):
+    with pytest.raises(ConflictError, match=r"2 times in the file, at \[0\], \[2\]"):
         without_annotation(document, "a")
 
 

@@ -37,7 +37,7 @@ OTHERS = [{"id": "f1", "type": "linestring", "anntype": "Dendrite", "points": [[
 
 
 def write_brain(root: Path) -> Path:
-    """Write a data set with voxels of 1 x 1 x 2 micrometres and two blocks."""
+    """Write a dataset with voxels of 1 x 1 x 2 micrometres and two blocks."""
     dataset = write_dataset(root / "brain")
     (dataset / "annotations/x0y0z0/fibers.json").write_text(json.dumps(ANNOTATIONS))
     (dataset / "annotations/x1y0z0").mkdir()
@@ -138,8 +138,8 @@ def test_swc_says_units_names_and_what_it_left_out(shared: Service) -> None:
     assert "voxel size 1000 x 1000 x 2000 nm" in text
     assert "# f1 x0y0z0/fibers.json axon" in comments
     assert "# f2 x0y0z0/fibers.json fiber bundle" in comments
-    assert "# left out n x0y0z0/fibers.json: no coordinates" in comments
-    assert comments[-1] == "# left out 5 annotations that are no line strings"
+    assert "# skipped n x0y0z0/fibers.json: no coordinates" in comments
+    assert comments[-1] == "# skipped 5 annotations that are not line strings"
 
 
 def test_swc_of_a_choice_has_that(shared: Service) -> None:
@@ -160,6 +160,7 @@ def test_swc_without_voxel_size_is_refused_with_the_mend(dataset: Path, service:
 # --- The command line ----------------------------------------------------------------------------
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("format_", ["json", "jsonl", "csv", "swc"])
 def test_command_writes_what_the_url_gives(shared: Service, tmp_path: Path, format_: str) -> None:
     dataset = shared.root / "brain"
@@ -180,6 +181,7 @@ def test_command_writes_json_lines_to_standard_output_by_default(shared: Service
     assert [json.loads(line)["annotation"] for line in done.stdout.splitlines()] == ANNOTATIONS[:1]
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize(
     ("options", "ids"),
     [
@@ -196,7 +198,7 @@ def test_command_chooses_as_the_url_does(
     assert [json.loads(line)["annotation"]["id"] for line in done.stdout.splitlines()] == ids
 
 
-def test_command_takes_a_file_outside_of_any_data_set(tmp_path: Path) -> None:
+def test_command_takes_a_file_outside_of_any_dataset(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text(json.dumps(OTHERS))
     done = cli("export", file)
@@ -242,4 +244,4 @@ def test_command_names_damaged_files_and_writes_the_rest(tmp_path: Path) -> None
     assert "x0y0z0/bad.json" in done.stderr
     assert len(output.read_text().splitlines()) == 1 + len(ANNOTATIONS) + len(OTHERS)
     swc = cli("export", dataset, "--format", "swc")
-    assert "# left out x0y0z0/bad.json" in swc.stdout
+    assert "# skipped x0y0z0/bad.json" in swc.stdout

@@ -21,14 +21,16 @@ from neurotrale.errors import (
     MissingError,
     NameTooLongError,
     ReadOnlyError,
+    reading,
+    writing,
 )
-from neurotrale.faults import reading, writing
-from neurotrale.files import Files, Found
-from neurotrale.tree import Tree
+from neurotrale.storage.data_root import DataRoot
+from neurotrale.storage.files import Files, StoredFile
 from tests.conftest import Service, StartService
 from tests.datasets import ANNOTATIONS, gradient, write_dataset
+from tests.processes import children
+from tests.test_data_root import without_root_powers
 from tests.test_http import ORIGIN, ask, assert_problem
-from tests.test_tree import without_root_powers
 
 CHUNK = "64-100_64-90_64-70"
 VOXELS = gradient((70, 90, 100))[64:70, 64:90, 64:100]
@@ -57,7 +59,7 @@ def read_only(root: Path, start_service: StartService) -> Service:
 
 @pytest.fixture(scope="module")
 def scale(root: Path) -> Path:
-    """A directory named like a resolution, in a data set without `info`."""
+    """A directory named like a resolution, in a dataset without `info`."""
     path = root / "bare" / "2_2_2"
     path.mkdir(parents=True)
     return path
@@ -437,6 +439,25 @@ def test_twin_that_is_damaged_is_500_and_named(
     assert method == "HEAD" or path.name in json.loads(answer.body)["description"]
 
 
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("suffix", [".br", ".gz"])
+def test_twin_of_few_bytes_that_holds_gigabytes_takes_little_memory(
+    scale: Path, start_service: StartService, suffix: str
+) -> None:
+    path = scale / f"9-10_9-10_9-10{suffix}"
+    zeros = bytes(2**29)
+    path.write_bytes(gzip.compress(zeros, 1) if suffix == ".gz" else packed(zeros, suffix))
+    bomb = start_service(scale.parent.parent)
+    answer = ask(bomb, "/bare/2_2_2/9-10_9-10_9-10", {"Origin": ORIGIN})
+    path.unlink()
+    assert_problem(answer, 406)
+    (worker,) = children(bomb.process.pid)
+    status = Path(f"/proc/{worker}/status").read_text()
+    peak_kb = int(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
+    assert peak_kb < 400_000
+    bomb.stop()
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"II*\0", b"not a TIFF", b"\0" * 1000],
@@ -515,18 +536,24 @@ def test_unknown_error_of_the_system_is_not_hidden() -> None:
         raise OSError(errno.EPROTO, "odd")
 
 
-def test_file_that_changed_since_it_was_found_is_a_passing_fault(root: Path) -> None:
+def test_file_that_is_replaced_once_it_was_found_is_sent_as_it_was(root: Path) -> None:
     """Its size and ETag were told already: to send other bytes under them would be a mix."""
-    files = Files(Tree(root))
+    files = Files(DataRoot(root))
     path = root / "replaced.bin"
     path.write_bytes(b"old")
     found = files.find(("replaced.bin",))
-    assert isinstance(found, Found)
+    again = files.find(("replaced.bin",))
+    assert isinstance(found, StoredFile)
+    assert isinstance(again, StoredFile)
     other = root / "other.bin"
     other.write_bytes(b"new and longer")
     other.replace(path)
-    with pytest.raises(BusyError):
-        files.open(found)
+    with files.open(found) as file:
+        assert file.read() == b"old"
+    assert again.opened is not None
+    again.opened.close()
+    with pytest.raises(BusyError):  # it has to be opened again, and is another one now
+        files.open(again)
 
 
 @pytest.fixture(scope="module")
@@ -671,13 +698,22 @@ def test_client_that_goes_away_is_not_worth_a_line_in_the_log(
 def test_read_only_service_refuses_every_write(
     read_only: Service, root: Path, path: str, method: str
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    before = _times(root)
     query = "" if method == "PUT" else f"?id={ANNOTATIONS[0]['id']}"
     body = {"PUT": PUT_BODY, "PATCH": json.dumps(ANNOTATIONS[0]).encode(), "DELETE": b""}[method]
     answer = ask(read_only, path + query, {"Origin": ORIGIN}, method=method, body=body)
     assert_problem(answer, 403)
     assert "--read-only" in json.loads(answer.body)["description"]
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+    assert _times(root) == before
+
+
+def _times(root: Path) -> dict[Path, int]:
+    """When everything was changed, but for what the other service here renews as it writes."""
+    return {
+        path: path.stat().st_mtime_ns
+        for path in root.rglob("*")
+        if not path.name.startswith(".neurotrale.writer-")
+    }
 
 
 def test_read_only_service_is_read_as_ever(read_only: Service, root: Path) -> None:

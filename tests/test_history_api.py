@@ -28,7 +28,7 @@ A, B, C = (line.strip(b" ,") for line in FIRST.splitlines()[1:4])
 
 HISTORY = {
     "revision", "at", "by", "from", "operation", "applied", "added", "changed", "removed", "kept",
-    "held",
+    "held", "counts", "session", "conflicts", "ignored", "stale",
 }  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def edited(shared: Service) -> Brain:
     brain.delete("a")  # 3
     brain.put([point("c"), point("d", x=5), point("e")])  # 4: b goes, c changes, e comes
     restore(brain, revision=3)  # 5
-    brain.save([point("d")])  # 6: d changes, b and c are held
+    brain.save([point("d", x=6)])  # 6: d changes, b and c are held
     requests.delete(f"{brain.url}/held")  # 7
     return brain
 
@@ -165,6 +165,43 @@ def test_history_in_pages_with_a_filter_gives_every_match_once(edited: Brain) ->
     page = requests.get(f"{edited.url}/history?id=d&limit=2&before={page['next']}").json()
     assert numbers(page["changes"]) == [1]
     assert "next" not in page
+
+
+@pytest.fixture(scope="module")
+def thousands(shared: Service) -> Brain:
+    """A file whose one save added two thousand annotations."""
+    brain = new_brain(shared, b"[]")
+    brain.put([point(f"a{number:04}") for number in range(2000)])
+    return brain
+
+
+@pytest.mark.parametrize(
+    ("query", "listed"),
+    [
+        pytest.param("", 20, id="by-default"),
+        pytest.param("?ids=0", 0, id="none"),
+        pytest.param("?ids=100", 100, id="some"),
+        pytest.param("?ids=100000", 2000, id="more-than-there-are"),
+        pytest.param("?ids=all", 2000, id="all"),
+        pytest.param("?id=a1999", 20, id="of-one-that-is-not-listed"),
+    ],
+)
+def test_history_of_a_large_save_counts_the_ids_and_lists_the_first(
+    thousands: Brain, query: str, listed: int
+) -> None:
+    (change,) = requests.get(f"{thousands.url}/history{query}").json()["changes"]
+    assert change["added"] == [f"a{number:04}" for number in range(listed)]
+    kinds = ("changed", "removed", "held", "conflicts", "ignored", "stale")
+    assert change["counts"] == {"added": 2000, **dict.fromkeys(kinds, 0)}
+
+
+@pytest.mark.parametrize("ids", ["-1", "x", "", "1.5", "ALL"])
+def test_history_with_a_bad_number_of_ids_is_400_that_says_what_fits(
+    thousands: Brain, ids: str
+) -> None:
+    answer = requests.get(f"{thousands.url}/history", params={"ids": ids})
+    assert answer.status_code == 400
+    assert "'all'" in answer.json()["description"]
 
 
 @pytest.mark.parametrize("before", [1, 0])
@@ -279,7 +316,8 @@ def test_history_of_a_file_that_another_program_deleted_is_still_there(brain: Br
 
 def test_history_through_a_position_in_voxels_is_that_of_its_block(edited: Brain) -> None:
     url = edited.url.replace("/x0y0z0/", "/x41y22z13/")
-    assert requests.get(f"{url}/history").json() == requests.get(f"{edited.url}/history").json()
+    answer = requests.get(f"{url}/history", headers=PAGE)
+    assert answer.json() == requests.get(f"{edited.url}/history").json()
 
 
 # --- revisions ---
@@ -560,13 +598,14 @@ def test_restoring_heeds_if_match(brain: Brain, parameters: dict[str, Any]) -> N
 
 def test_confirming_heeds_if_match(brain: Brain) -> None:
     old = requests.get(brain.url).headers["ETag"]
+    brain.patch(point("d"))
     brain.save([])
     url = f"{brain.url}/held"
     error_of(requests.delete(url, headers={"If-Match": old}), 412)
     assert len(brain.held()) == 3
     current = requests.get(brain.url).headers["ETag"]
     assert requests.delete(url, headers={"If-Match": current}).status_code == 200
-    assert brain.content() == []
+    assert brain.content() == [point("d")]
 
 
 # --- bad values ---
@@ -827,7 +866,7 @@ def kinds(brain: Brain, **parameters: str) -> dict[str, str]:
     return {one["id"]: one["kind"] for one in found}
 
 
-def test_corrections_of_a_data_set_that_nobody_changed_are_empty(brain: Brain) -> None:
+def test_corrections_of_a_dataset_that_nobody_changed_are_empty(brain: Brain) -> None:
     assert corrections(brain) == []
 
 
@@ -993,11 +1032,11 @@ def test_corrections_leave_out_what_is_held(brain: Brain) -> None:
 
 
 @pytest.mark.parametrize("path", ["none", "none/deeper"])
-def test_corrections_of_what_is_no_data_set_are_404(shared: Service, path: str) -> None:
+def test_corrections_of_what_is_no_dataset_are_404(shared: Service, path: str) -> None:
     error_of(requests.get(f"{shared.url}/{path}/annotations/corrections"), 404)
 
 
-def test_corrections_of_a_nested_data_set(brain: Brain) -> None:
+def test_corrections_of_a_nested_dataset(brain: Brain) -> None:
     nested = Brain(brain.service, f"{brain.name}/lab/mouse-3")
     nested.file.parent.mkdir(parents=True)
     nested.put([point("a")])
@@ -1132,7 +1171,7 @@ def test_answer_and_error_can_be_read_by_a_page(
 
 FILE = "/{dataset}/annotations/{block}/{leaf}.json"
 DOCUMENTED = {
-    f"{FILE}/history": {"get": {"id", "since", "until", "by", "before", "limit"}},
+    f"{FILE}/history": {"get": {"id", "since", "until", "by", "before", "limit", "ids"}},
     f"{FILE}/history/{{revision}}": {"get": {"revision", "id"}},
     f"{FILE}/restore": {"post": {"revision", "id", "removed", "since", "If-Match"}},
     f"{FILE}/held": {"get": set(), "delete": {"id", "If-Match"}},
@@ -1175,3 +1214,34 @@ def test_openapi_document_describes_a_change_as_it_is_answered(
     change = schema["properties"]["changes"]["items"]["properties"]
     assert change.keys() == HISTORY | {"restored"}
     assert {one["operation"] for one in edited.history()} <= set(change["operation"]["enum"])
+
+
+RESPELT = {
+    "as 32-bit floats": ({"point": [40.1234567, 2, 3]}, {"point": [40.12345504760742, 2, 3]}),
+    "length cut": ({"length": 12.75}, {"length": 12}),
+    "an unknown key dropped": ({"model": "v3"}, {}),
+    "visited added": ({}, {"visited": False}),
+    "a vertex as an object": (
+        {"type": "linestring", "points": [{"0": 1, "1": 2, "2": 3}, [4, 5, 6]]},
+        {"type": "linestring", "points": [[1, 2, 3], [4, 5, 6]]},
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), RESPELT.values(), ids=RESPELT)
+def test_other_spelling_of_a_viewer_in_an_old_journal_is_no_correction(
+    shared: Service, old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    brain = new_brain(shared, json.dumps([point("a") | old, point("b")]).encode())
+    # Saved by a script, as the journal of an earlier version has what a viewer saved.
+    brain.put([point("a") | new, point("b") | {"reviewed": True}])
+    assert [(one["id"], one["kind"]) for one in corrections(brain)] == [("b", "reviewed")]
+    brain.put([point("a") | new | {"description": "checked"}, point("b") | {"reviewed": True}])
+    found = {one["id"]: one["kind"] for one in corrections(brain)}
+    assert found == {"a": "changed", "b": "reviewed"}
+
+
+def test_key_that_a_script_removes_from_one_annotation_is_a_correction(shared: Service) -> None:
+    brain = new_brain(shared, json.dumps([point("a") | {"model": "v3"}]).encode())
+    brain.patch(point("a"))
+    assert [(one["id"], one["kind"]) for one in corrections(brain)] == [("a", "changed")]

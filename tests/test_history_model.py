@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,17 +24,20 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from neurotrale.annotations.author import Author
-from neurotrale.annotations.content import etag_of
+from neurotrale.annotations.changes import Author, Preconditions, WriteContext
+from neurotrale.annotations.contents import etag_of
 from neurotrale.annotations.corrections import corrections
-from neurotrale.annotations.history import Filter, content_at
-from neurotrale.annotations.wishes import Condition, Wish
+from neurotrale.annotations.revisions import ChangeFilter, content_at
+from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import ChangedError, DamagedError, MissingError
+from tests.examples import examples
 from tests.stores import IN_MEMORY, NAME, array, open_stores
+from tests.viewers import pieces_of
 
 IDS = ["a", "b", "c", "é-ü", 'q"\\', "f" * 40]
 NODES = ("first", "second")
 PEOPLE = ("ann", "bob")
+UNKNOWN = "unknown key"
 
 # What a program may have left where an annotation file should be.
 BROKEN = {
@@ -54,7 +58,7 @@ values = st.fixed_dictionaries(
         "visited": st.booleans(),
         "anntype": st.sampled_from(["axon", "glia, [x]", "\u2028"]),
         "length": st.sampled_from([1, 1.0, 1e22, 0.1]),
-        "unknown key": st.sampled_from(["]", "},{", '"', [[]], {"id": "a"}, 2**70]),
+        UNKNOWN: st.sampled_from(["]", "},{", '"', [[]], {"id": "a"}, 2**70]),
     },
 )
 spellings = st.sampled_from(
@@ -78,25 +82,13 @@ def spelled_file(annotations: dict[str, Any], spelling: dict[str, Any]) -> bytes
     return b"[" + b",".join(pieces) + b"]" if "separators" in spelling else array(*pieces)
 
 
-def pieces_of(content: bytes) -> dict[str, bytes] | None:
-    """Cut a file into its annotations in order, without any of the code under test."""
+def cut(content: bytes) -> dict[str, bytes] | None:
+    """Cut a file into its annotations in order; None if it is not an array."""
     try:
-        text = content.decode()
-        if not isinstance(json.loads(text), list):
-            return None
+        is_array = isinstance(json.loads(content.decode()), list)
     except ValueError:
         return None
-    decoder = json.JSONDecoder()
-    found: dict[str, bytes] = {}
-    at = text.index("[") + 1
-    while True:
-        while text[at] in " \t\r\n,":
-            at += 1
-        if text[at] == "]":
-            return found
-        value, stop = decoder.raw_decode(text, at)
-        found[value["id"]] = text[at:stop].encode()
-        at = stop
+    return pieces_of(content) if is_array else None
 
 
 @dataclass
@@ -108,10 +100,11 @@ class Change:
     before: bytes | None
     after: bytes | None
     held: list[str]
+    on_purpose: bool = False
 
     @property
     def touched(self) -> tuple[set[str], set[str], set[str]]:
-        before, after = (pieces_of(c or b"") or {} for c in (self.before, self.after))
+        before, after = (cut(c or b"") or {} for c in (self.before, self.after))
         changed = {
             id_
             for id_ in before.keys() & after.keys()
@@ -136,7 +129,7 @@ class Model:
     def notice(self) -> None:
         """What every writer does first: look whether another program was here."""
         if self.changes and self.known != self.now:
-            present = pieces_of(self.now or b"") or {}
+            present = cut(self.now or b"") or {}
             self.held = [id_ for id_ in self.held if id_ in present]
             self.changes.append(Change("outside", "", self.known, self.now, self.held))
 
@@ -153,7 +146,7 @@ class Model:
 
     @property
     def pieces(self) -> dict[str, bytes] | None:
-        return None if self.now is None else pieces_of(self.now)
+        return None if self.now is None else cut(self.now)
 
 
 class Histories(RuleBasedStateMachine):
@@ -165,6 +158,7 @@ class Histories(RuleBasedStateMachine):
         self.model = Model()
         self.stores = {node: open_stores(self.root) for node in NODES}
         self.file = self.stores["first"].file
+        self.saved: dict[tuple[str, str], set[str]] = {}  # by viewers
 
     def teardown(self) -> None:
         shutil.rmtree(self.root)
@@ -191,30 +185,38 @@ class Histories(RuleBasedStateMachine):
         assert self.file.read_bytes() == body
 
     @rule(node=nodes, by=people, new=files, spelling=spellings)
-    def guarded_put(
-        self, node: str, by: str, new: dict[str, Any], spelling: dict[str, Any]
-    ) -> None:
+    def viewer_put(self, node: str, by: str, new: dict[str, Any], spelling: dict[str, Any]) -> None:
         body = spelled_file(new, spelling)
-        self.stores[node].put(body, wish(by, guarded=True))
-        model = self.model
+        model, stores = self.model, self.stores[node]
+        if model.now is None and not new:
+            return  # leaves no trace, which the tests of the service hold
+        stores.put(body, wish(by, viewer=Viewer.of(by)))
         model.notice()
         after = self.file.read_bytes()
-        old = model.pieces or {}
-        missing = [id_ for id_ in old if id_ not in new]
-        fresh = [id_ for id_ in missing if id_ not in model.held]
-        goes = len(fresh) == 1 and bool(new)
-        staying = [id_ for id_ in missing if id_ in model.held] + ([] if goes else fresh)
-        expected = (pieces_of(body) or {}) | {id_: old[id_] for id_ in staying}
-        assert list((pieces_of(after) or {}).items()) == list(expected.items())
-        if not staying:
+        old, now = model.pieces, cut(after) or {}
+        if old is None:
             assert after == body
-        model.record("put", by, after, staying)
+            model.record("put", by, after, [])
+        else:
+            known = self.saved.get((node, by), set())
+            assert {id_ for id_ in old if id_ not in now} <= known - new.keys()
+            assert {id_: now[id_] for id_ in old if id_ in now and id_ not in new} == {
+                id_: old[id_] for id_ in now.keys() & old.keys() - new.keys()
+            }
+            entries = [entry for entry in stores.journal.entries() if entry.op != "void"]
+            if len(entries) > len(model.changes):
+                held, base = list(entries[0].held_removals), entries[0].save.base
+                model.changes.append(Change("put", by, model.now, after, held, bool(base)))
+                if len(model.changes) == 1:
+                    model.first = model.now
+            model.now, model.held = after, list(entries[0].held_removals) if entries else []
+        self.saved.setdefault((node, by), set()).update(new)
 
     @rule(node=nodes, by=people, new=files, match=st.booleans())
     def conditional_put(self, node: str, by: str, new: dict[str, Any], match: bool) -> None:
         body = spelled_file(new, {})
         current = etag_of(self.model.now) if self.model.now is not None and match else "other"
-        condition = Condition(match=(current,))
+        condition = Preconditions(match=(current,))
         write = lambda: self.stores[node].put(body, wish(by, condition))  # noqa: E731
         if match and self.model.now is not None:
             write()
@@ -290,11 +292,11 @@ class Histories(RuleBasedStateMachine):
         model = self.model
         if revision is not None:
             content = model.at(revision) if model.changes else None
-            return None if content is None else (pieces_of(content) or {}).get(id_)
+            return None if content is None else (cut(content) or {}).get(id_)
         for change in reversed(model.changes):
             _, changed, removed = change.touched
             if id_ in changed | removed:
-                return (pieces_of(change.before or b"") or {})[id_]
+                return (cut(change.before or b"") or {})[id_]
         return None
 
     @rule(node=nodes, by=people)
@@ -305,12 +307,16 @@ class Histories(RuleBasedStateMachine):
         pieces = model.pieces
         assert pieces is not None
         lost: dict[str, bytes] = {}
+        deleted: set[str] = set()
         for change in reversed(model.changes):
-            before = pieces_of(change.before or b"") or {}
-            for id_ in change.touched[2] - pieces.keys():
+            before = cut(change.before or b"") or {}
+            if change.on_purpose:
+                deleted |= change.touched[2] - lost.keys()
+                continue
+            for id_ in change.touched[2] - pieces.keys() - deleted:
                 lost.setdefault(id_, before[id_])
         after = self.file.read_bytes()
-        found = pieces_of(after)
+        found = cut(after)
         assert found == pieces | lost
         assert list(found)[: len(pieces)] == list(pieces)
         model.record("restore", by, after, model.held)
@@ -363,7 +369,7 @@ class Histories(RuleBasedStateMachine):
 
     def _applied(self, op: str, by: str, expected: dict[str, bytes], held: list[str]) -> None:
         after = self.file.read_bytes()
-        assert list((pieces_of(after) or {}).items()) == list(expected.items())
+        assert list((cut(after) or {}).items()) == list(expected.items())
         self.model.record(op, by, after, held)
 
     # --- the world ---
@@ -415,12 +421,12 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def the_history_lists_every_change(self) -> None:
         stores, model = self.stores["second"], self.model
-        listed = stores.past.page(stores.place, Filter(), 10_000).changes
+        listed = stores.past.page(stores.place, ChangeFilter(), 10_000).changes
         assert [(entry.n, took_effect) for entry, took_effect in listed] == [
             (n, True) for n in range(len(model.changes), 0, -1)
         ]
         for (entry, _), change in zip(listed, reversed(model.changes), strict=True):
-            assert (entry.op, entry.by, entry.held) == (change.op, change.by, change.held)
+            assert (entry.op, entry.by, entry.held_removals) == (change.op, change.by, change.held)
             found = (set(entry.added), set(entry.changed), set(entry.removed))
             assert found == change.touched, entry
 
@@ -443,7 +449,7 @@ class Histories(RuleBasedStateMachine):
     def what_is_held_is_listed(self) -> None:
         stores, model = self.stores["second"], self.model
         if model.pieces is not None:
-            found = stores.past.held(stores.place)
+            found = stores.past.held_removals(stores.place)
             expected = [model.pieces[id_] for id_ in model.held if id_ in model.pieces]
             assert sorted(found) == sorted(expected)
 
@@ -463,8 +469,12 @@ class Histories(RuleBasedStateMachine):
         assert names <= {"fibers.json", *hidden}
 
 
-def wish(by: str, condition: Condition | None = None, *, guarded: bool = False) -> Wish:
-    return Wish(Author(by, "127.0.0.1"), condition or Condition(), guarded)
+def wish(
+    by: str, condition: Preconditions | None = None, *, viewer: Viewer | None = None
+) -> WriteContext:
+    return WriteContext(
+        Author(by, "127.0.0.1"), condition or Preconditions(), viewer, time.time_ns(), guarded=True
+    )
 
 
 def plain(raw: Any) -> Any:
@@ -476,21 +486,26 @@ def folded(changes: list[Change], by: str | None) -> Iterator[tuple[str, tuple[A
     for change in changes:
         if change.op == "outside" or (by is not None and change.by != by):
             continue
-        before, after = (pieces_of(c or b"") or {} for c in (change.before, change.after))
+        before, after = (cut(c or b"") or {} for c in (change.before, change.after))
         for id_ in set().union(*change.touched):
             first, last = (
                 json.loads(pieces[id_]) if id_ in pieces else None for pieces in (before, after)
             )
-            folds.setdefault(id_, [first, None, None])[1:] = [last, change.by]
-    for id_, (first, last, who) in folds.items():
-        kind = kind_of(first, last)
+            fold = folds.setdefault(id_, [first, None, None, True])
+            fold[1:] = [last, change.by, fold[3] and change.op == "put"]
+    for id_, (first, last, who, is_saved) in folds.items():
+        kind = kind_of(first, last, is_saved=is_saved)
         if kind is not None:
             yield id_, (kind, first, last, who)
 
 
-def kind_of(first: dict[str, Any] | None, last: dict[str, Any] | None) -> str | None:
+def kind_of(
+    first: dict[str, Any] | None, last: dict[str, Any] | None, *, is_saved: bool
+) -> str | None:
     if first is None or last is None:
         return "added" if last else "removed" if first else None
+    if is_saved and UNKNOWN not in last:  # a viewer leaves it out of all that it saves
+        first = {key: value for key, value in first.items() if key != UNKNOWN}
     looked_at = ("reviewed", "visited")
     content = [
         {key: value for key, value in one.items() if key not in looked_at} for one in (first, last)
@@ -500,12 +515,13 @@ def kind_of(first: dict[str, Any] | None, last: dict[str, Any] | None) -> str | 
     return "reviewed" if first.get("reviewed") != last.get("reviewed") else None
 
 
+@pytest.mark.thorough
 @pytest.mark.timeout(600)  # when it fails, it looks for a short example
 def test_history_of_random_changes_agrees_with_a_plain_model() -> None:
     run_state_machine_as_test(
         Histories,
         settings=settings(
-            max_examples=150,
+            max_examples=examples(150),
             stateful_step_count=25,
             deadline=None,
             print_blob=True,

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import imagecodecs
 import pytest
 
 from tests.conftest import Service, StartService
-from tests.datasets import gradient, write_dataset
+from tests.datasets import gradient, wait_until_settled, write_dataset
 
 CHUNK = "/brain/1_1_1/64-100_64-90_64-70"
 ANNOTATIONS = "/brain/annotations/x0y0z0/fibers.json"
@@ -65,15 +66,64 @@ class Answer:
         return {item.strip().lower() for item in joined.split(",") if item.strip()}
 
 
+def read_answer(connection: socket.socket, request: bytes) -> tuple[Answer, bool]:
+    """Read the answer to a request that was sent; tell too whether the connection is kept."""
+    method = request.partition(b" ")[0].decode("latin-1")
+    with closing(HTTPResponse(connection, method=method)) as response:
+        response.begin()
+        answer = Answer(response.status, response.headers, response.read())
+        return answer, not response.will_close
+
+
 def exchange(port: int, request: bytes) -> Answer:
     """Send bytes exactly as they are over a connection of their own, and read one answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         with suppress(ConnectionError):  # refused half-way: the answer is there all the same
             connection.sendall(request)
-        method = request.partition(b" ")[0].decode("latin-1")
-        with closing(HTTPResponse(connection, method=method)) as response:
-            response.begin()
-            return Answer(response.status, response.headers, response.read())
+        return read_answer(connection, request)[0]
+
+
+class Connections:
+    """One connection after the other, each used for as long as the service keeps it."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._open: socket.socket | None = None
+
+    def exchange(self, request: bytes) -> Answer:
+        """Send bytes exactly as they are, and read one answer."""
+        if self._open is None:
+            self._open = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        with suppress(ConnectionError):
+            self._open.sendall(request)
+        kept = False
+        try:
+            answer, kept = read_answer(self._open, request)
+        finally:
+            if not kept:
+                self.close()
+        return answer
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+def compose(
+    target: str | bytes,
+    headers: Mapping[str, str] | None = None,
+    *,
+    method: str = "GET",
+    body: bytes = b"",
+) -> bytes:
+    """Give a request with just these headers; nothing is normalised, nothing added."""
+    raw_target = target if isinstance(target, bytes) else target.encode()
+    fields = {"Host": "127.0.0.1", **(headers or {})}
+    if body:
+        fields["Content-Length"] = str(len(body))
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return method.encode() + b" " + raw_target + b" HTTP/1.1\r\n" + head.encode() + b"\r\n" + body
 
 
 def ask(
@@ -84,16 +134,8 @@ def ask(
     method: str = "GET",
     body: bytes = b"",
 ) -> Answer:
-    """Send a request with just these headers; nothing is normalised, nothing added."""
-    raw_target = target if isinstance(target, bytes) else target.encode()
-    fields = {"Host": "127.0.0.1", **(headers or {})}
-    if body:
-        fields["Content-Length"] = str(len(body))
-    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    return exchange(
-        service.port,
-        method.encode() + b" " + raw_target + b" HTTP/1.1\r\n" + head.encode() + b"\r\n" + body,
-    )
+    """Send a request with just these headers over a connection of its own."""
+    return exchange(service.port, compose(target, headers, method=method, body=body))
 
 
 def assert_problem(answer: Answer, *statuses: int, has_body: bool = True) -> None:
@@ -126,7 +168,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def service(root: Path, start_service: StartService) -> Service:
-    return start_service(root, "--max-body-mb", "1")
+    service = start_service(root, "--max-body-mb", "1")
+    wait_until_settled(root)
+    return service
 
 
 @pytest.fixture(scope="module")
@@ -503,6 +547,43 @@ def test_file_not_changed_since_is_not_sent_again(service: Service, path: str) -
     since = ask(service, path).headers["Last-Modified"]
     assert ask(service, path, {"If-Modified-Since": since}).status == 304
     assert ask(service, path, {"If-Modified-Since": formatdate(0, usegmt=True)}).status == 200
+
+
+def test_date_is_told_only_when_it_identifies_the_version(
+    tmp_path: Path, start_service: StartService
+) -> None:
+    root = tmp_path / "data"
+    brain = write_dataset(root / "brain")
+    plain = root / "plain.bin"
+    plain.write_bytes(BODY)
+    files = {f"/{plain.name}": plain}
+    for path in (f"{CHUNK}.tiff", ANNOTATIONS):
+        files[path] = root / path[1:]
+    files[CHUNK] = files[f"{CHUNK}.tiff"]
+    service = start_service(root)
+    wait_until_settled(root)
+    told = {path: ask(service, path).headers["Last-Modified"] for path in files}
+    for path, date in told.items():
+        assert ask(service, path, {"If-Modified-Since": date}).status == 304
+        later = formatdate(time.time() + 3600, usegmt=True)
+        assert ask(service, path, {"If-Modified-Since": later}).status == 200
+    for path, file in files.items():  # restored with an older date, as from a backup
+        other = file.with_name("other")
+        other.write_bytes(file.read_bytes())
+        os.utime(other, (1_000_000_000, 1_000_000_000))
+        other.replace(file)
+        answer = ask(service, path, {"If-Modified-Since": told[path]})
+        assert answer.status == 200
+        assert "Last-Modified" not in answer.headers  # it may change again within this second
+        now = formatdate(file.stat().st_ctime, usegmt=True)
+        assert ask(service, path, {"If-Modified-Since": now}).status == 200
+        assert ask(service, path, {"Range": "bytes=0-1", "If-Range": now}).status == 200
+    wait_until_settled(brain)
+    for path in files:
+        again = ask(service, path, {"If-Modified-Since": told[path]})
+        assert again.status == 200
+        assert again.headers["Last-Modified"] != told[path]
+    service.stop()
 
 
 def test_etag_counts_more_than_the_date(service: Service) -> None:

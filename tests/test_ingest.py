@@ -1,4 +1,4 @@
-"""From planes to a data set: every voxel of every level, the names, `info`, the files."""
+"""From planes to a dataset: every voxel of every level, the names, `info`, the files."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neurotrale.chunks.layout import Expected
-from neurotrale.chunks.read import ChunkReader
-from neurotrale.chunks.tiff import find_segments
-from neurotrale.chunks.write import encode_chunk
-from neurotrale.files import Found, Stamp
-from neurotrale.ingest.shrink import shrink_mean, shrink_mode
+from neurotrale.chunks.decode import Expected
+from neurotrale.chunks.encode import encode_chunk
+from neurotrale.chunks.reader import ChunkReader
+from neurotrale.chunks.segments import find_segments
+from neurotrale.storage.cache import Stamp
+from neurotrale.storage.files import StoredFile
+from neurotrale.tools.ingest.levels import downsample_mean, downsample_mode
 from tests.datasets import gradient
+from tests.examples import examples
 from tests.stacks import (
     HALVES,
     expected_levels,
@@ -56,6 +58,7 @@ def info_of(dataset: Path) -> dict[str, Any]:
 # --- voxels ---
 
 
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_ingest_odd_extents_gives_the_mean_at_every_level(
@@ -107,7 +110,7 @@ def test_ingest_axes_of_three_lengths_halves_the_shortest_first(tmp_path: Path) 
     assert keys == ["1_1_1", "2_2_1", "4_2_1", "8_4_2"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     shape=st.tuples(*[st.integers(1, 23)] * 3),
     chunk=st.tuples(*[st.integers(1, 9)] * 3),
@@ -135,7 +138,7 @@ def test_ingest_any_extent_and_chunk_gives_every_voxel(
     assert_levels(place / "out", expected_levels(voxels, HALVES[: levels - 1], segmentation))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     shape=st.tuples(*[st.integers(1, 5)] * 3),
     step=st.tuples(*[st.integers(1, 2)] * 3),
@@ -146,10 +149,12 @@ def test_shrink_any_step_is_the_mean_and_the_most_frequent(
     shape: tuple[int, int, int], step: tuple[int, int, int], dtype: str, seed: int
 ) -> None:
     voxels = noise(shape, dtype, seed)
-    assert np.array_equal(shrink_mean(voxels, step), expected_levels(voxels, [step])[1])
+    assert np.array_equal(downsample_mean(voxels, step), expected_levels(voxels, [step])[1])
     if dtype != "float32":
         voxels = labels(shape, dtype, seed)
-        assert np.array_equal(shrink_mode(voxels, step), expected_levels(voxels, [step], True)[1])
+        assert np.array_equal(
+            downsample_mode(voxels, step), expected_levels(voxels, [step], True)[1]
+        )
 
 
 def test_ingest_not_a_number_stays_where_it_is(tmp_path: Path) -> None:
@@ -195,7 +200,7 @@ def test_ingest_without_levels_makes_as_many_as_bring_it_into_one_chunk(
 def test_ingest_too_many_levels_are_refused(tmp_path: Path) -> None:
     source = write_planes(tmp_path / "in", gradient((2, 2, 2)))
     result = ingest(source, tmp_path / "out", "--levels", "3", code=1)
-    assert "single voxel already" in result.output
+    assert "already a single voxel" in result.output
     assert not (tmp_path / "out").exists()
 
 
@@ -221,7 +226,7 @@ def test_chunk_in_one_segment_is_passed_through_at_any_extent(
     assert (segments.crc32, segments.compression) == (zlib.crc32(voxels.tobytes()), compression)
     z, y, x = shape
     expected = Expected((x, y, z), dtype, 1)
-    found = Found(path.name, str(path), Stamp.of(path.stat()), "")
+    found = StoredFile(path.name, str(path), Stamp.of(path.stat()), "")
     sent = ChunkReader().read(found, expected, {"gzip", "zstd"})
     assert sent.coding == {"deflate": "gzip", "zstd": "zstd", "none": ""}[compression]
     if sent.coding == "gzip":
@@ -258,14 +263,14 @@ def test_ingest_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     assert visible_files(tmp_path / "a") == visible_files(tmp_path / "b")
 
 
-def test_ingest_leaves_only_the_data_set_and_what_it_remembers(tmp_path: Path) -> None:
+def test_ingest_leaves_only_the_dataset_and_what_it_remembers(tmp_path: Path) -> None:
     source = write_planes(tmp_path / "in", gradient((20, 20, 20)))
     ingest(source, tmp_path / "out", "--chunk-size", "16")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "info", "preview.png", "1_1_1", "2_2_2", ".ingest"
     }  # fmt: skip
     assert {path.name for path in (tmp_path / "out" / ".ingest").iterdir()} == {
-        "plan.json", "1-of-1.json", "finish.json"
+        "plan.json", "1-of-1.json", "1-of-1.lock", "finish.json", "finish.lock"
     }  # fmt: skip
 
 
@@ -306,7 +311,7 @@ def test_preview_of_labels_is_coloured_and_leaves_the_background_black(tmp_path:
 ENCODE_MANY = """
 import hashlib
 import numpy as np
-from neurotrale.chunks.write import encode_chunk
+from neurotrale.chunks.encode import encode_chunk
 rng = np.random.default_rng(5)
 digest = hashlib.sha256()
 for _ in range(2000):
@@ -316,6 +321,7 @@ print(digest.hexdigest())
 """
 
 
+@pytest.mark.long
 def test_chunks_are_the_same_bytes_whichever_process_encodes_them() -> None:
     command = [sys.executable, "-c", ENCODE_MANY]
     ran = [subprocess.run(command, capture_output=True, text=True, check=True) for _ in range(25)]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import re
+import sys
+import termios
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from neurotrale.cli.progress import Pace
+from neurotrale.cli.output import ProgressLines, show_progress
 from neurotrale.errors import BadInputError
-from neurotrale.ingest.describe import size_text, time_text
-from neurotrale.ingest.levels import make_levels
-from neurotrale.ingest.machine import sensible_memory
-from neurotrale.ingest.memory import choose_means
+from neurotrale.tools.ingest.budget import choose_budget
+from neurotrale.tools.ingest.levels import make_levels
+from neurotrale.tools.ingest.memory_limit import default_memory_bytes
+from neurotrale.tools.ingest.report import size_text, time_text
 from tests.datasets import gradient
 from tests.processes import environment, neurotrale, run
 from tests.stacks import ingest, read_levels, write_planes
@@ -33,26 +37,26 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--voxel-size", "1,2"], "expected three numbers above 0"),
-        (["--voxel-size", "1,2,0"], "expected three numbers above 0"),
-        (["--voxel-size", "1,2,nan"], "expected three numbers above 0"),
-        (["--voxel-size", "1,2,inf"], "expected three numbers above 0"),
-        (["--voxel-size", "1 2 3"], "expected three numbers above 0"),
-        (["--chunk-size", "64,64"], "expected three numbers above 0, such as 64,64,64"),
-        (["--chunk-size", "64,64,1.5"], "expected three numbers above 0"),
-        (["--chunk-size", "-64"], "expected three numbers above 0"),
+        (["--voxel-size", "1,2"], "expected three positive numbers"),
+        (["--voxel-size", "1,2,0"], "expected three positive numbers"),
+        (["--voxel-size", "1,2,nan"], "expected three positive numbers"),
+        (["--voxel-size", "1,2,inf"], "expected three positive numbers"),
+        (["--voxel-size", "1 2 3"], "expected three positive numbers"),
+        (["--chunk-size", "64,64"], "expected three positive numbers, such as 64,64,64"),
+        (["--chunk-size", "64,64,1.5"], "expected three positive numbers"),
+        (["--chunk-size", "-64"], "expected three positive numbers"),
         (["--levels", "0"], "--levels"),
         (["--memory", "much"], "expected a size"),
         (["--memory", "-1G"], "expected a size"),
         (["--shard", "0/3"], "expected I/N"),
         (["--shard", "4/3"], "expected I/N"),
         (["--shard", "3"], "expected I/N"),
-        (["--shard", "1/3", "--finish"], "--finish goes alone"),
-        (["--finish", "--plan"], "--finish goes alone"),
+        (["--shard", "1/3", "--finish"], "--finish cannot be combined with"),
+        (["--finish", "--plan"], "--finish cannot be combined with"),
         (["--layout", "blocks"], "--layout"),
         (["--format", "zarr"], "--format"),
         (["--n-cores", "0"], "--n-cores"),
-        (["plane2.tif", "plane3.tif"], "puts file names in its place"),
+        (["plane2.tif", "plane3.tif"], "The shell expands patterns without quotes"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -100,7 +104,7 @@ def test_plan_of_shards_names_disjoint_planes_that_are_all(source: str, tmp_path
 
 def test_plan_with_more_shards_than_slabs_says_so(source: str, tmp_path: Path) -> None:
     plan = ingest(source, tmp_path / "out", "--shard", "1/3", "--plan").output
-    assert "nothing: there are too many" in plan
+    assert "none: too many shards" in plan
 
 
 def test_output_that_is_no_terminal_has_no_bar(source: str, tmp_path: Path) -> None:
@@ -114,13 +118,13 @@ def test_terminal_shows_rate_and_time_left(source: str, tmp_path: Path) -> None:
                            "--voxel-size", "1,1,1")  # fmt: skip
     pid, terminal = pty.fork()
     if not pid:
+        termios.tcsetwinsize(0, (24, 80))
         os.execve(arguments[0], arguments, environment())
     shown = b"".join(_read(terminal)).decode()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, shown
-    assert "100%, 595 kB of 595 kB" in shown
-    assert "/s" in shown
-    assert " left" in shown
-    assert "━" in shown
+    assert "100%|" in shown
+    assert "280k/280k" in shown  # the size of the source, as in the plan
+    assert "B/s" in shown
 
 
 def _read(terminal: int) -> Iterator[bytes]:
@@ -133,12 +137,19 @@ def _read(terminal: int) -> Iterator[bytes]:
         os.close(terminal)
 
 
-def test_pace_counts_only_what_this_run_did() -> None:
-    now = [100.0]
-    pace = Pace(lambda: now[0], size_text, time_text)
-    assert pace.text(500, 1000) == " 50%, 500 bytes of 1 kB"
-    now[0] = 110.0
-    assert pace.text(600, 1000) == " 60%, 600 bytes of 1 kB, 10 bytes/s, 40 s left"
+def test_lines_count_only_what_this_run_did_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ProgressLines, "every_s", 0.0)
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", written)
+    with show_progress("ingest", "B") as watch:
+        watch(900_000, 1_000_000)
+        time.sleep(0.1)
+        watch(900_100, 1_000_000)
+        watch(1_000_000, 1_000_000)
+    (line,) = written.getvalue().splitlines()
+    assert line.startswith("ingest:  90%")
+    rate = float(re.search(r"([\d.]+)B/s", line)[1])  # type: ignore[index]
+    assert 0 < rate <= 1000
 
 
 @pytest.mark.parametrize(
@@ -159,10 +170,10 @@ def test_size_text_is_short(count: float, text: str) -> None:
 
 
 def test_memory_by_default_is_a_part_of_what_the_slurm_job_has() -> None:
-    assert sensible_memory({"SLURM_MEM_PER_NODE": "100"}, 4) == int(0.6 * 100 * 2**20)
-    assert sensible_memory({"SLURM_MEM_PER_CPU": "50"}, 4) == int(0.6 * 200 * 2**20)
-    whole = sensible_memory({}, 4)
-    assert whole == pytest.approx(sensible_memory({"SLURM_MEM_PER_NODE": "0"}, 4), rel=0.2)
+    assert default_memory_bytes({"SLURM_MEM_PER_NODE": "100"}, 4) == int(0.6 * 100 * 2**20)
+    assert default_memory_bytes({"SLURM_MEM_PER_CPU": "50"}, 4) == int(0.6 * 200 * 2**20)
+    whole = default_memory_bytes({}, 4)
+    assert whole == pytest.approx(default_memory_bytes({"SLURM_MEM_PER_NODE": "0"}, 4), rel=0.2)
     assert whole > 100 * 2**20
 
 
@@ -172,10 +183,10 @@ def test_means_stay_below_the_limit_or_are_refused(side: int, limit_mb: int) -> 
     levels = make_levels((side, side, 10_000), (1, 1, 1), (64, 64, 64), None, False)
     limit = limit_mb * 2**20
     if side == 50_000 and limit_mb < 2_000:
-        with pytest.raises(BadInputError, match="--memory is too little"):
-            choose_means(levels, "uint16", limit, 16, 0, first_is_chunks=False)
+        with pytest.raises(BadInputError, match="--memory is too small"):
+            choose_budget(levels, "uint16", limit, 16, 0, first_is_chunks=False)
         return
-    means = choose_means(levels, "uint16", limit, 16, 0, first_is_chunks=False)
+    means = choose_budget(levels, "uint16", limit, 16, 0, first_is_chunks=False)
     assert means.bytes <= limit
     kept = list(means.in_memory)
     assert kept == sorted(kept)  # the coarsest first
@@ -185,7 +196,7 @@ def test_means_stay_below_the_limit_or_are_refused(side: int, limit_mb: int) -> 
 def test_means_use_more_threads_where_memory_allows() -> None:
     levels = make_levels((5000, 5000, 1000), (1, 1, 1), (64, 64, 64), None, False)
     threads = [
-        choose_means(levels, "uint16", n * 2**20, 8, 0, first_is_chunks=False).threads
+        choose_budget(levels, "uint16", n * 2**20, 8, 0, first_is_chunks=False).threads
         for n in (400, 800, 4000)
     ]
     assert threads == sorted(set(threads))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from tests.stacks import (
     write_planes,
 )
 from tests.test_clients import CLIENTS, MNI, read, read_real
+from tests.tiffs import Form, segments_of, write_tiff
 
 pytestmark = pytest.mark.clients
 
@@ -67,7 +69,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, start_service: StartServic
 def made(
     request: pytest.FixtureRequest, service: Service, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[Voxels]]:
-    """A data set below the root of the service, and what must be in it."""
+    """A dataset below the root of the service, and what must be in it."""
     make, options = STACKS[request.param]
     voxels = make()
     dest = service.root / request.param
@@ -82,6 +84,7 @@ def made(
 
 
 @pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.quick(3)
 def test_client_reads_every_voxel_that_was_ingested(
     service: Service, made: tuple[Path, list[Voxels]], client: str
 ) -> None:
@@ -120,3 +123,42 @@ def test_preview_is_the_picture_of_the_dataset(
     dest, _ = made
     picture = requests.get(f"{service.url}/api/datasets/{dest.name}/preview.png")
     assert picture.content == (dest / "preview.png").read_bytes()
+
+
+# Files of one page a plane, laid out as few programs do, yet as the format allows.
+FORMS = {
+    "sparse tiles": (Form(segment=(32, 32), shuffled=True, gaps=True), 1, "uint16"),
+    "sparse strips, nodata": (Form(segment=(16, 0), nodata=7, big_endian=True), 1, "uint16"),
+    "sparse, deflate": (Form(segment=(32, 16), codec="deflate", shuffled=True), 1, "uint8"),
+    "shared": (Form(segment=(16, 16), shared=True, bigtiff=True), 1, "uint32"),
+    "channels": (Form(segment=(16, 16), codec="lzw", shuffled=True), 3, "uint8"),
+    "planar channels": (Form(segment=(32, 0), planar=True, gaps=True), 3, "uint16"),
+}
+
+
+@pytest.mark.quick(2)
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("layout", ["default", "pages"])
+@pytest.mark.parametrize("name", FORMS)
+def test_client_reads_every_voxel_of_files_laid_out_in_any_way(
+    service: Service, tmp_path: Path, name: str, layout: str, client: str
+) -> None:
+    form, samples, dtype = FORMS[name]
+    voxels = np.stack([noise((36, 70, 90), dtype, seed) for seed in range(samples)], axis=1)
+    count = len(segments_of((samples, 70, 90), form))
+    chance = random.Random(name)
+    for z, page in enumerate(voxels):
+        absent = {(0, number) for number in range(count) if chance.random() < 0.3}
+        (voxels[z],) = write_tiff(tmp_path / f"z{z:04}.tif", [page], form, absent, z)
+    dest = service.root / f"{name} {layout} {client}".replace(",", "").replace(" ", "-")
+    chosen = [] if layout == "default" else ["--layout", layout]
+    ingest(str(tmp_path / "*.tif"), dest, "--levels", "2", "--voxel-size", "1,1,1", *chosen)
+    channels = [
+        expected_levels(np.ascontiguousarray(voxels[:, number]), HALVES[:1])
+        for number in range(samples)
+    ]
+    for number in range(2):
+        found = read(CLIENTS[client](f"{service.url}/{dest.name}", number))
+        expected = np.stack([levels[number] for levels in channels])
+        assert found.dtype == expected.dtype
+        assert np.array_equal(found, expected), f"level {number}"

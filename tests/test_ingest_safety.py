@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from neurotrale.locking.filesystems import exclusive_lock
 from tests.processes import environment, eventually, neurotrale, run
 from tests.stacks import (
     HALVES,
@@ -23,6 +26,7 @@ from tests.stacks import (
     visible_files,
     write_planes,
 )
+from tests.test_cli import like_anybody
 
 SHAPE = (150, 60, 70)
 
@@ -33,11 +37,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def whole(source: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """All files of the data set that comes of a run that nothing disturbs."""
-    dest = tmp_path_factory.mktemp("whole") / "out"
+def finished(source: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset that comes of a run that nothing disturbs. Tests that change it make a copy."""
+    dest = tmp_path_factory.mktemp("finished") / "out"
     ingest(source, dest, *OPTIONS)
-    return visible_files(dest)
+    return dest
+
+
+@pytest.fixture(scope="module")
+def whole(finished: Path) -> dict[str, bytes]:
+    """All files of the dataset that comes of a run that nothing disturbs."""
+    return visible_files(finished)
 
 
 OPTIONS = ("--chunk-size", "8", "--levels", "5", "--n-cores", "2")
@@ -54,10 +64,8 @@ def chunks_of(dest: Path) -> int:
 
 
 def leftovers(dest: Path) -> set[str]:
-    """What is in the hidden directory beside the state that stays."""
-    kept = {"plan.json", "finish.json"}
-    found = {path.name for path in (dest / ".ingest").iterdir()} - kept
-    return {name for name in found if not name.endswith(".json")}
+    """What is in the hidden directory beside the state and the locks, which stay."""
+    return {p.name for p in (dest / ".ingest").iterdir() if p.suffix not in (".json", ".lock")}
 
 
 # --- crashes ---
@@ -73,11 +81,12 @@ def kill_after(arguments: list[str], condition: Callable[[], bool]) -> bool:
         return process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.long
+@pytest.mark.parametrize("run_number", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_killed_again_and_again_gives_the_same_files(
-    source: str, whole: dict[str, bytes], tmp_path: Path, seed: int
+    source: str, whole: dict[str, bytes], tmp_path: Path, seed: int, run_number: int
 ) -> None:
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng([seed, run_number])
     dest, killed = tmp_path / "out", 0
     for _ in range(4):
         more = chunks_of(dest) + int(rng.integers(1, 400))
@@ -101,29 +110,29 @@ def test_killed_before_any_chunk_is_begun_again(
     assert visible_files(dest) == whole
 
 
-@pytest.mark.parametrize("made", [[], [".ingest"], [".ingest/plan.json"]], ids=str)
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("made", [[".ingest/plan.json"], [".ingest"], []], ids=str)
 def test_stopped_while_it_makes_its_directories_is_begun_again(
-    source: str, whole: dict[str, bytes], tmp_path: Path, made: list[str]
+    source: str, finished: Path, whole: dict[str, bytes], tmp_path: Path, made: list[str]
 ) -> None:
     dest = tmp_path / "out"
-    ingest(source, tmp_path / "other", *OPTIONS)
     dest.mkdir()
     for name in made:
         (dest / name).parent.mkdir(exist_ok=True)
         if name.endswith(".json"):
-            (dest / name).write_bytes((tmp_path / "other" / name).read_bytes())
+            (dest / name).write_bytes((finished / name).read_bytes())
         else:
             (dest / name).mkdir()
     ingest(source, dest, *OPTIONS)
     assert visible_files(dest) == whole
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("planes", range(8, 150, 24))
 def test_resumed_at_any_slab_gives_the_same_files(
-    source: str, whole: dict[str, bytes], tmp_path: Path, planes: int
+    source: str, finished: Path, whole: dict[str, bytes], tmp_path: Path, planes: int
 ) -> None:
-    dest = tmp_path / "out"
-    ingest(source, dest, *OPTIONS)
+    dest = Path(shutil.copytree(finished, tmp_path / "out"))
     # As if it had been killed just after these planes: later chunks are not there yet.
     (dest / ".ingest" / "1-of-1.json").write_text(json.dumps({"planes": planes, "done": False}))
     (dest / ".ingest" / "finish.json").unlink()
@@ -134,7 +143,7 @@ def test_resumed_at_any_slab_gives_the_same_files(
         if -(-min(end * factor, SHAPE[0]) // 8) * 8 > planes:
             path.unlink()
     result = ingest(source, dest, *OPTIONS)
-    assert "going on with what was there" in result.output
+    assert "continuing an earlier run" in result.output
     assert visible_files(dest) == whole
 
 
@@ -152,9 +161,8 @@ def test_resumed_reads_only_planes_that_are_not_done(source: str, tmp_path: Path
     assert visible_files(dest) == before
 
 
-def test_done_already_writes_nothing(source: str, tmp_path: Path) -> None:
-    dest = tmp_path / "out"
-    ingest(source, dest, *OPTIONS)
+def test_done_already_writes_nothing(source: str, finished: Path, tmp_path: Path) -> None:
+    dest = Path(shutil.copytree(finished, tmp_path / "out"))
     (dest / "info").write_text(json.dumps({"edited": True}))
     stamps = {path: path.stat().st_mtime_ns for path in dest.glob("*/*.tiff")}
     result = ingest(source, dest, *OPTIONS)
@@ -178,28 +186,26 @@ def test_done_already_writes_nothing(source: str, tmp_path: Path) -> None:
         (("--shard", "1/2"), "shards was 1, now 2"),
     ],
 )
+@pytest.mark.quick(2)
 def test_other_options_than_begun_with_are_refused(
-    source: str, tmp_path: Path, options: tuple[str, ...], said: str
+    source: str, finished: Path, whole: dict[str, bytes], options: tuple[str, ...], said: str
 ) -> None:
-    dest = tmp_path / "out"
-    ingest(source, dest, *OPTIONS)
-    before = visible_files(dest)
-    result = ingest(source, dest, *OPTIONS, *options, code=1)
+    result = ingest(source, finished, *OPTIONS, *options, code=1)
     assert "begun with other options" in result.output
     assert said in result.output
-    assert visible_files(dest) == before
+    assert visible_files(finished) == whole
 
 
 def test_other_planes_than_begun_with_are_refused(tmp_path: Path) -> None:
     first = write_planes(tmp_path / "a", np.ones((4, 5, 6), "uint8"))
     second = write_planes(tmp_path / "b", np.ones((4, 5, 6), "uint8"), compression="zlib")
     ingest(first, tmp_path / "out")
-    assert "stack was" in ingest(second, tmp_path / "out", code=1).output
+    assert "stack has changed" in ingest(second, tmp_path / "out", code=1).output
 
 
-def test_data_set_of_others_is_refused_and_kept(source: str, tmp_path: Path) -> None:
+def test_dataset_of_others_is_refused_and_kept(source: str, tmp_path: Path) -> None:
     (tmp_path / "info").write_text("{}")
-    assert "holds a data set already" in ingest(source, tmp_path, *OPTIONS, code=1).output
+    assert "already holds a dataset" in ingest(source, tmp_path, *OPTIONS, code=1).output
     assert visible_files(tmp_path) == {"info": b"{}"}
 
 
@@ -220,7 +226,71 @@ def test_second_run_at_the_same_time_is_refused(source: str, tmp_path: Path) -> 
             first.send_signal(signal.SIGCONT)
         assert first.wait() == 0
     assert second.returncode == 1
-    assert "Another ingest is at work" in second.stderr
+    assert "Another ingest is running" in second.stderr
+
+
+def test_run_that_opened_the_lock_before_another_ended_keeps_a_third_away(
+    source: str, tmp_path: Path
+) -> None:
+    dest = tmp_path / "out"
+    with subprocess.Popen(command(source, dest), env=environment()) as first:
+        eventually(lambda: chunks_of(dest) > 0, "it does not begin")
+        first.send_signal(signal.SIGSTOP)
+        with (dest / ".ingest" / "1-of-1.lock").open("r+") as opened:
+            first.send_signal(signal.SIGCONT)
+            assert first.wait() == 0
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            third = run(command(source, dest))
+            assert third.returncode == 1
+            assert "Another ingest is running" in third.stderr
+    ingest(source, dest, *OPTIONS)
+
+
+# Holds the lock of a part again and again; complains when it is not alone.
+HOLDER = """
+import os, sys
+from pathlib import Path
+from neurotrale.errors import BusyError
+from neurotrale.locking.filesystems import exclusive_lock
+directory = Path(sys.argv[1])
+held = 0
+while held < 300:
+    try:
+        with exclusive_lock(directory / "1-of-1.lock"):
+            descriptor = os.open(directory / "witness", os.O_CREAT | os.O_EXCL)
+            os.close(descriptor)
+            os.unlink(directory / "witness")
+            held += 1
+    except BusyError:
+        pass
+"""
+
+
+def test_never_two_of_many_processes_hold_the_lock_of_a_part(tmp_path: Path) -> None:
+    holders = [
+        subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], env=environment())
+        for _ in range(3)
+    ]
+    assert [holder.wait() for holder in holders] == [0, 0, 0]
+
+
+def test_lock_that_another_user_made_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "1-of-1.lock"
+    with exclusive_lock(path):
+        pass
+    path.chmod(0o444)  # what is left of the mode for who does not own it
+    taking = "import sys\nfrom pathlib import Path\n"
+    taking += "from neurotrale.locking.filesystems import exclusive_lock\n"
+    taking += "with exclusive_lock(Path(sys.argv[1])): print('taken')"
+    assert run(like_anybody([sys.executable, "-c", taking, str(path)])).stdout == "taken\n"
+
+
+def test_lock_that_is_a_link_is_refused_and_not_followed(source: str, tmp_path: Path) -> None:
+    dest, target = tmp_path / "out", tmp_path / "target"
+    (dest / ".ingest").mkdir(parents=True)
+    (dest / ".ingest" / "1-of-1.lock").symlink_to(target)
+    assert "found a symbolic link" in ingest(source, dest, *OPTIONS, code=1).output
+    assert not target.exists()
 
 
 def test_full_disk_is_said_and_gone_on_with(source: str, tmp_path: Path) -> None:
@@ -242,7 +312,8 @@ def test_forbidden_directory_is_said(source: str) -> None:
 # --- shards ---
 
 
-@pytest.mark.parametrize("shards", [1, 2, 3, 17])
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("shards", [3, 1, 2, 17])
 def test_shards_in_any_order_and_finish_give_the_same_files(
     source: str, whole: dict[str, bytes], tmp_path: Path, shards: int
 ) -> None:
@@ -337,7 +408,11 @@ finally:
 """
 
 
-@pytest.mark.parametrize("segmentation", [False, True], ids=["image", "labels"])
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "segmentation",
+    [pytest.param(False, id="image"), pytest.param(True, id="labels", marks=pytest.mark.long)],
+)
 def test_stack_larger_than_the_memory_stays_under_the_limit(
     tmp_path: Path, segmentation: bool
 ) -> None:
@@ -359,6 +434,7 @@ def test_stack_larger_than_the_memory_stays_under_the_limit(
     assert leftovers(tmp_path / "out") == set()
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("memory", ["135M", "1G"])
 def test_scratch_file_and_memory_give_the_same_files(tmp_path: Path, memory: str) -> None:
     voxels = noise((40, 300, 500), "uint32")
@@ -371,5 +447,5 @@ def test_scratch_file_and_memory_give_the_same_files(tmp_path: Path, memory: str
 
 def test_memory_for_not_even_a_plane_is_refused(source: str, tmp_path: Path) -> None:
     result = ingest(source, tmp_path / "out", *OPTIONS, "--memory", "20M", code=1)
-    assert "--memory is too little" in result.output
+    assert "--memory is too small" in result.output
     assert not (tmp_path / "out").exists()

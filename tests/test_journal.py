@@ -18,19 +18,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.author import Author
-from neurotrale.annotations.content import Content, Contents, etag_of
+from neurotrale.annotations.changes import Author, WriteContext
+from neurotrale.annotations.contents import Content, Contents, etag_of
 from neurotrale.annotations.corrections import corrections
-from neurotrale.annotations.history import Filter, content_at
-from neurotrale.annotations.journal import BLOCK_BYTES, Journal
-from neurotrale.annotations.places import Place
-from neurotrale.annotations.wishes import Wish
-from neurotrale.durable import temporary_of
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.annotations.revisions import ChangeFilter, content_at
+from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import DamagedError, MissingError
+from neurotrale.storage.atomic import temporary_path
+from neurotrale.storage.regular import BLOCK_BYTES
 from tests.stores import ANN, NAME, ORDINARY, Stores, annotation, array, open_stores
 
 A, B, C = (annotation(id_) for id_ in "abc")
-VIEWER = Wish(Author("bob", "10.0.0.7"), guarded=True)
+VIEWER = WriteContext(Author("bob", "10.0.0.7"), viewer=Viewer("bob", "v"), guarded=True)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def lines(stores: Stores) -> list[dict[str, Any]]:
 
 
 def listed(stores: Stores) -> list[tuple[int, str, bool]]:
-    changes = stores.past.page(stores.place, Filter(), 100).changes
+    changes = stores.past.page(stores.place, ChangeFilter(), 100).changes
     return [(entry.n, entry.op, applied) for entry, applied in changes]
 
 
@@ -233,7 +234,7 @@ def check_both_ways(journal: Journal, expected: list[int]) -> None:
 def test_journal_standing_reads_only_the_end_of_a_long_journal(tmp_path: Path) -> None:
     journal = write_journal(tmp_path, [1000] * 20_000, True)
     before = bytes_read()
-    last, applied = journal.standing()
+    last, applied = journal.tail()
     assert bytes_read() - before < 4 * BLOCK_BYTES
     assert last is applied
     assert last is not None
@@ -248,7 +249,7 @@ def test_journal_that_is_absent_or_empty_has_no_entries(stores: Stores) -> None:
     assert listed(stores) == []
     stores.journal.path.touch()
     assert listed(stores) == []
-    assert stores.journal.standing() == (None, None)
+    assert stores.journal.tail() == (None, None)
 
 
 # --- what a crash leaves ---
@@ -271,6 +272,11 @@ class Torn:
         os.link(stores.file, self.new)
         self.journal = stores.journal.path.read_bytes()
 
+    def cuts(self, every: int) -> list[int]:
+        """Return lengths of the journal: at every nth byte of its last record, and at its end."""
+        end = len(self.journal)
+        return sorted({*range(self.start, end, every), end - 2, end - 1, end})
+
     def again(self, journal: bytes, *, replaced: bool) -> Stores:
         """Go back to the crash: the journal as far as it got, the file replaced or not yet."""
         stores = reopened(self.stores)
@@ -278,15 +284,17 @@ class Torn:
         os.link(self.new if replaced else self.old, stores.file)
         stores.journal.path.write_bytes(journal)
         if not replaced:
-            temporary_of(stores.file).write_bytes(self.after)
+            temporary_path(stores.file).write_bytes(self.after)
         return stores
 
 
+@pytest.mark.thorough
+@pytest.mark.long
 def test_journal_cut_anywhere_in_its_last_record_loses_nothing_when_the_file_is_the_old_one(
-    stores: Stores,
+    pytestconfig: pytest.Config, stores: Stores
 ) -> None:
     torn = Torn(stores)
-    for cut in range(torn.start, len(torn.journal) + 1):
+    for cut in torn.cuts(pytestconfig.option.crash_every):
         stores = torn.again(torn.journal[:cut], replaced=False)
         whole = cut >= len(torn.journal) - 1
         never_made = [(3, "put", False)] if whole else []
@@ -300,14 +308,15 @@ def test_journal_cut_anywhere_in_its_last_record_loses_nothing_when_the_file_is_
         assert stores.file.read_bytes() == array(A, B, C), cut
         check_revisions(stores, {1: array(A), 2: torn.before, n: array(A, B, C)})
         assert stores.journal.path.read_bytes()[:cut] == torn.journal[:cut], cut
-        assert not temporary_of(stores.file).exists()
+        assert not temporary_path(stores.file).exists()
 
 
+@pytest.mark.thorough
 def test_journal_cut_anywhere_in_its_last_record_loses_nothing_when_the_file_is_the_new_one(
-    stores: Stores,
+    pytestconfig: pytest.Config, stores: Stores
 ) -> None:
     torn = Torn(stores)
-    for cut in range(torn.start, len(torn.journal) + 1):
+    for cut in torn.cuts(pytestconfig.option.crash_every):
         stores = torn.again(torn.journal[:cut], replaced=True)
         whole = cut >= len(torn.journal) - 1
         third = (3, "put" if whole else "outside", True)
@@ -349,7 +358,7 @@ def test_leftover_of_a_dead_writer_goes_even_with_a_write_that_writes_nothing(
     stores: Stores, refused: bool
 ) -> None:
     stores.put(array(A))
-    temporary_of(stores.file).write_bytes(b"[")
+    temporary_path(stores.file).write_bytes(b"[")
     if refused:
         with pytest.raises(MissingError):
             stores.delete("b")
@@ -392,7 +401,7 @@ def test_change_that_was_never_made_is_no_correction(stores: Stores) -> None:
 
 def test_new_file_that_was_never_made_is_marked_by_the_next_writer(stores: Stores) -> None:
     stores.put(array(A))
-    stores.file.rename(temporary_of(stores.file))  # as if the writer died before
+    stores.file.rename(temporary_path(stores.file))  # as if the writer died before
     assert listed(stores) == [(1, "put", False)]
     stores = reopened(stores)
     stores.put(array(B))
@@ -405,10 +414,10 @@ def test_new_file_that_was_never_made_is_marked_by_a_writer_of_the_file_beside_i
     stores: Stores,
 ) -> None:
     stores.put(array(A))
-    stores.file.rename(temporary_of(stores.file))
+    stores.file.rename(temporary_path(stores.file))
     stores = reopened(stores)
     stores.store.put(replace(NAME, leaf="centroids.json"), array(C), ANN)
-    assert not temporary_of(stores.file).exists()
+    assert not temporary_path(stores.file).exists()
     assert listed(stores) == [(1, "put", False)]
 
 
@@ -473,7 +482,7 @@ def test_file_behind_a_link_is_what_is_written_and_recorded(stores: Stores) -> N
     stores.file.symlink_to(elsewhere)
     stores.patch("b")
     assert stores.file.is_symlink()
-    behind = Place(elsewhere, "elsewhere.json")
+    behind = AnnotationFile(elsewhere, "elsewhere.json")
     assert not Journal(elsewhere).base_path.is_symlink()
     elsewhere.write_bytes(array(C))
     assert stores.past.revision(behind, 0) == array(A)
@@ -574,7 +583,7 @@ def test_outside_removal_of_a_held_annotation_ends_its_being_held(stores: Stores
     stores.put(array(C), VIEWER)
     stores.file.write_bytes(array(C, B))
     stores.patch("d")
-    assert stores.past.held(stores.place) == [B]
+    assert stores.past.held_removals(stores.place) == [B]
 
 
 def test_file_deleted_on_disk_is_recorded_and_can_be_brought_back(stores: Stores) -> None:
@@ -686,7 +695,7 @@ def test_revisions_forwards_and_backwards_are_the_same_for_every_kind_of_change(
         lambda: stores.delete("a"),
         lambda: stores.put(array(*(annotation(f"n{i}") for i in range(9)))),
         lambda: stores.put(array(*(annotation(f"n{i}") for i in reversed(range(9))))),
-        lambda: stores.put(array(annotation("n4")), VIEWER),
+        lambda: stores.put(array(*(annotation(f"n{i}") for i in range(10) if i != 3)), VIEWER),
         lambda: stores.past.confirm(stores.place, ["n3"], ANN),
         lambda: stores.past.restore_annotation(stores.place, "a", None, ANN),
         lambda: stores.past.restore_removed(stores.place, None, ANN),

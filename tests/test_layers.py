@@ -16,19 +16,29 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.layers.geometry import vertices_of
-from neurotrale.layers.ids import numbers_of
-from neurotrale.layers.reading import read_annotation
-from tests.conftest import Service, StartService
+from neurotrale.layers.geometry import read_annotation, vertices_of
+from neurotrale.layers.properties import assign_ids
+from tests.conftest import Service, StartService, emptied
 from tests.datasets import write_dataset
+from tests.examples import examples
 from tests.shapes import TYPES, Annotation, Reader, make_many, write
 
 SIZE_VX = (100, 90, 70)
 
 
+@pytest.fixture
+def data_root(shared_service: Service) -> Path:
+    return emptied(shared_service)
+
+
+@pytest.fixture
+def service(shared_service: Service, dataset: Path) -> Service:
+    return shared_service
+
+
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, start_service: StartService) -> Service:
-    """A service with a data set of two blocks that hold every kind."""
+    """A service with a dataset of two blocks that hold every kind."""
     root = tmp_path_factory.mktemp("layers")
     annotations = write_dataset(root / "lab" / "brain") / "annotations"
     for block in ("x0y0z0", "x1y0z0"):
@@ -178,11 +188,11 @@ def test_sources_cannot_be_written(shared: Service, path: str) -> None:
     assert set(answer.headers["Allow"].split(", ")) == {"GET", "HEAD", "OPTIONS"}
 
 
-# --- A whole data set ----------------------------------------------------------------------------
+# --- A whole dataset ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leaf", TYPES)
-def test_source_of_a_data_set_holds_all_blocks(shared: Service, leaf: str) -> None:
+def test_source_of_a_dataset_holds_all_blocks(shared: Service, leaf: str) -> None:
     reader = Reader(f"{shared.url}/lab/brain/annotations/layers/{leaf}")
     found = reader.everything()
     expected = sorted(a["id"] for annotations in files(shared, leaf) for a in annotations)
@@ -197,7 +207,7 @@ def test_source_of_a_data_set_holds_all_blocks(shared: Service, leaf: str) -> No
     assert len(origins) == 55
 
 
-def test_data_set_without_volume_has_dimensions_without_unit(
+def test_dataset_without_volume_has_dimensions_without_unit(
     tmp_path: Path, start_service: StartService
 ) -> None:
     annotations = tmp_path / "data" / "brain" / "annotations"
@@ -210,6 +220,24 @@ def test_data_set_without_volume_has_dimensions_without_unit(
     assert reader.info["lower_bound"] == [-256, 0, 0]
     assert reader.info["upper_bound"] == [256, 256, 512]
     assert len(reader.everything()) == 3
+
+
+@pytest.mark.quick(2)
+@pytest.mark.parametrize(
+    "path", ["layers/points/info", "search?format=csv", "x0y0z0/a.json?format=csv"]
+)
+@pytest.mark.parametrize("nested", ["lab/brain", "lab/old/brain"])
+def test_text_file_named_info_in_a_directory_above_is_not_the_dataset_s(
+    tmp_path: Path, start_service: StartService, nested: str, path: str
+) -> None:
+    write(
+        tmp_path / "data" / nested / "annotations" / "x0y0z0" / "a.json",
+        make_many("point", 3, SIZE_VX),
+    )
+    (tmp_path / "data" / "lab" / "info").write_text("Ask Anna before you move anything here.")
+    service = start_service(tmp_path / "data")
+    answer = requests.get(f"{service.url}/{nested}/annotations/{path}")
+    assert answer.status_code == 200, answer.text
 
 
 def test_damaged_file_is_an_error_by_itself_and_named_among_others(
@@ -418,7 +446,7 @@ def test_odd_annotations_are_drawn_and_broken_ones_counted(dataset: Path, servic
 @given(st.dictionaries(st.text(max_size=8), st.one_of(st.none(), st.text(), st.integers(),
        st.floats(allow_nan=False, allow_infinity=False), st.lists(st.lists(st.integers())))),
        st.sampled_from([*TYPES.values(), "polygon", "Text", ""]))  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_whatever_an_annotation_is_reading_it_gives_points_of_three_or_none(
     annotation: dict[str, Any], type_: str
 ) -> None:
@@ -437,13 +465,13 @@ def _few(text: str) -> int:
 
 @given(st.lists(st.tuples(st.text(max_size=3), st.integers(0, 3)), unique=True, max_size=60),
        st.randoms())  # fmt: skip
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_numbers_never_collide_and_do_not_depend_on_the_order(
     named: list[tuple[str, int]], order: Any
 ) -> None:
     def numbered(pairs: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
         ids, wheres = [id_ for id_, _ in pairs], [f"file#{place}" for _, place in pairs]
-        return dict(zip(pairs, numbers_of(ids, wheres, _few).tolist(), strict=True))
+        return dict(zip(pairs, assign_ids(ids, wheres, _few).tolist(), strict=True))
 
     numbers = numbered(named)
     assert len(set(numbers.values())) == len(named)
@@ -485,7 +513,7 @@ def test_edits_by_other_programs_are_seen_even_in_the_same_instant(
         assert found["points"] == [[x, 2, 3]]
 
 
-def test_files_that_come_and_go_are_seen_in_the_data_set(dataset: Path, service: Service) -> None:
+def test_files_that_come_and_go_are_seen_in_the_dataset(dataset: Path, service: Service) -> None:
     """Also where every file has long been as it is."""
     annotations = dataset / "annotations"
     url = f"{service.url}/brain/annotations/layers/points"

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.conftest import Service, StartService
 from tests.datasets import Voxels, info_of, write_chunks
+from tests.pictures import screenshot
 from tests.shapes import make_many, write
 from tests.test_browser import ACCESS, Visit, browser, viewer, visit  # noqa: F401  fixtures
 
@@ -124,6 +125,7 @@ BALL = (178, 50, 178)
 """Ellipsoids are drawn half transparent."""
 
 
+@pytest.mark.long
 def test_every_kind_is_drawn_over_the_volume_where_it_must_be(
     service: Service,
     visit: Visit,  # noqa: F811
@@ -133,7 +135,7 @@ def test_every_kind_is_drawn_over_the_volume_where_it_must_be(
     look(viewer, service, "all", list(COLOURS))
     visit.page.goto(viewer.get_viewer_url())
     plane = picture(viewer)
-    visit.page.screenshot(path=tmp_path / "kinds.png")
+    screenshot(visit.page, path=tmp_path / "kinds.png")
     assert plane.shape == (SIZE_VX[1], SIZE_VX[0], 3)
     at = {
         "points": [(40, 50)],
@@ -155,6 +157,7 @@ def test_every_kind_is_drawn_over_the_volume_where_it_must_be(
     assert visit.complaints == []
 
 
+@pytest.mark.long
 def test_hovering_shows_the_annotation_s_own_id(
     service: Service,
     visit: Visit,  # noqa: F811
@@ -176,8 +179,8 @@ def test_hovering_shows_the_annotation_s_own_id(
     page.keyboard.down("Control")
     page.mouse.click(x, y, button="right")
     page.keyboard.up("Control")
-    page.wait_for_selector(".neuroglancer-annotation-property-value", timeout=20_000)
-    page.screenshot(path=tmp_path / "hover.png")
+    page.wait_for_selector(".neuroglancer-annotation-property-value")
+    screenshot(page, path=tmp_path / "hover.png")
     values = page.locator(".neuroglancer-annotation-property-value").all_inner_texts()
     assert any(value.startswith("a point (") for value in values), values
     assert any(value.startswith("neuron (") for value in values), values
@@ -190,6 +193,7 @@ def requested(service: Service, before: int) -> list[str]:
     return [one["path"] for one in found if "/spatial" in one["path"]]
 
 
+@pytest.mark.long
 def test_many_points_are_drawn_and_only_the_cells_in_view_are_asked_for(
     service: Service,
     visit: Visit,  # noqa: F811
@@ -204,7 +208,7 @@ def test_many_points_are_drawn_and_only_the_cells_in_view_are_asked_for(
     look(viewer, service, "many", ["points"])
     visit.page.goto(viewer.get_viewer_url())
     everywhere = picture(viewer)
-    visit.page.screenshot(path=tmp_path / "many.png")
+    screenshot(visit.page, path=tmp_path / "many.png")
     red = (everywhere == colour(COLOURS["points"])).all(axis=2)
     assert red[:100, :120].any()
     assert red[100:, 120:].any()
@@ -214,7 +218,7 @@ def test_many_points_are_drawn_and_only_the_cells_in_view_are_asked_for(
     before = len(service.log())
     look(viewer, service, "many", ["points"], position=[30, 30, 5], cross_section_scale=0.05)
     viewer.screenshot()
-    visit.page.screenshot(path=tmp_path / "near.png")
+    screenshot(visit.page, path=tmp_path / "near.png")
     near = requested(service, before)
     finest = len(info["spatial"]) - 1
     cells = [path for path in near if f"/spatial{finest}/" in path]
@@ -233,6 +237,7 @@ def test_many_points_are_drawn_and_only_the_cells_in_view_are_asked_for(
 
 
 @pytest.mark.parametrize("kind", COLOURS)
+@pytest.mark.quick(1)
 def test_neuroglancer_s_own_reader_reads_the_same(service: Service, kind: str) -> None:
     url = f"{service.url}/brain/annotations/x0y0z0/all.json/layers/{kind}/"
     reader = AnnotationReader(url)

@@ -17,7 +17,8 @@ from threading import Barrier
 import pytest
 import requests
 
-from neurotrale.annotations.filesystems import (
+from neurotrale.errors import BusyError, MissingError, ReadOnlyError, StartError
+from neurotrale.locking.filesystems import (
     FileSystem,
     LockKind,
     LockSetting,
@@ -26,9 +27,8 @@ from neurotrale.annotations.filesystems import (
     file_systems_below,
     mounts,
 )
-from neurotrale.annotations.locks import Locks, lock_path
-from neurotrale.annotations.probe import Result, Seen, take
-from neurotrale.errors import BusyError, MissingError, ReadOnlyError, StartError
+from neurotrale.locking.locks import Locks, lock_path
+from neurotrale.locking.probe import ParticipantReport, ProbeResult, probe_lock
 from tests.brains import Brain, cli, error_of, new_brain, point, succeed
 from tests.conftest import StartService
 
@@ -286,7 +286,7 @@ def test_service_with_an_unknown_lock_is_a_usage_error(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from neurotrale.annotations.locks import Locks
+from neurotrale.locking.locks import Locks
 with Locks(sys.argv[1]).hold(Path(sys.argv[2]), "the file"):
     print("held", flush=True)
     sys.stdin.read()
@@ -295,7 +295,7 @@ with Locks(sys.argv[1]).hold(Path(sys.argv[2]), "the file"):
 COUNT = """
 import sys
 from pathlib import Path
-from neurotrale.annotations.locks import Locks
+from neurotrale.locking.locks import Locks
 locks, file = Locks(sys.argv[1], 60.0), Path(sys.argv[2])
 sys.stdin.read()
 for _ in range(int(sys.argv[3])):
@@ -359,6 +359,7 @@ def test_lock_excludes_threads(file: Path, kind: LockSetting, instances: int) ->
     assert file.read_text() == "120"
 
 
+@pytest.mark.quick(1)
 @KINDS
 def test_lock_excludes_processes(file: Path, kind: str) -> None:
     with ExitStack() as stack:
@@ -370,6 +371,7 @@ def test_lock_excludes_processes(file: Path, kind: str) -> None:
     assert file.read_text() == "120"
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["auto", "strict"])
 def test_lock_excludes_two_services_on_one_data_root(
     tmp_path: Path, start_service: StartService, kind: str
@@ -439,11 +441,11 @@ def test_lock_is_free_again_after_an_error_inside(file: Path, kind: LockSetting)
 @KINDS
 def test_lock_if_free_tells_whether_anybody_has_it(file: Path, kind: LockSetting) -> None:
     locks = Locks(kind)
-    with locks.if_free(file) as free:
+    with locks.try_hold(file) as free:
         assert free
-        with locks.if_free(file) as inside:
+        with locks.try_hold(file) as inside:
             assert not inside
-    with holder(kind, file), locks.if_free(file) as free:
+    with holder(kind, file), locks.try_hold(file) as free:
         assert not free
 
 
@@ -495,6 +497,7 @@ def test_lock_is_given_to_a_writer_that_waits_as_soon_as_it_is_free(file: Path) 
         assert job.result(30) == "released"
 
 
+@pytest.mark.quick(1)
 @KINDS
 def test_edit_of_a_file_that_is_locked_is_503_until_it_is_free_and_reads_never_wait(
     tmp_path: Path, start_service: StartService, kind: str
@@ -533,6 +536,7 @@ def claims_of(lines: list[str]) -> dict[str, re.Match[str]]:
     return {match.group(1): match for match in map(pattern.fullmatch, lines) if match is not None}
 
 
+@pytest.mark.long
 def test_strict_lock_of_a_holder_that_was_killed_blocks_until_its_claim_is_broken(
     tmp_path: Path, start_service: StartService
 ) -> None:
@@ -567,6 +571,7 @@ def test_break_of_a_claim_leaves_the_claims_of_others(tmp_path: Path) -> None:
         assert {claim.name for claim in tmp_path.rglob("*.claim")} == of_b
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["held-v1-0.claim", "../x", ""])
 def test_break_of_a_claim_that_is_none_is_an_error(tmp_path: Path, name: str) -> None:
     done = cli("locks", tmp_path, "--break", name)
@@ -654,14 +659,14 @@ def test_strict_lock_where_flock_was_used_fails_closed_and_says_what_to_remove(
 # --- the probe ---
 
 
-def take_both(directory: Path, kind: LockKind, times: int = 40) -> Result:
+def take_both(directory: Path, kind: LockKind, times: int = 40) -> ProbeResult:
     """Probe with a process beside this one; give what both saw."""
     program = (
-        "import sys; from pathlib import Path; from neurotrale.annotations.probe import take;"
-        "print(take(Path(sys.argv[1]), sys.argv[2], 1, 2, int(sys.argv[3]), 60.0))"
+        "import sys; from pathlib import Path; from neurotrale.locking.probe import probe_lock;"
+        "print(probe_lock(Path(sys.argv[1]), sys.argv[2], 1, 2, int(sys.argv[3]), 60.0))"
     )
     with python(program, directory, kind, str(times)) as other:
-        mine = take(directory, kind, 0, 2, times, 60.0)
+        mine = probe_lock(directory, kind, 0, 2, times, 60.0)
         assert other.stdout is not None
         theirs = other.stdout.read()
         assert other.wait(60) == 0
@@ -675,8 +680,8 @@ def test_probe_of_a_lock_that_excludes_sees_no_meeting_and_every_count(
 ) -> None:
     result = take_both(tmp_path / "probe", kind)
     assert result.excludes
-    assert [one.taken for one in result.seen] == [40, 40]
-    assert [one.met for one in result.seen] == [0, 0]
+    assert [one.acquisitions for one in result.reports] == [40, 40]
+    assert [one.overlaps for one in result.reports] == [0, 0]
     assert result.counted == 80
     assert list(tmp_path.iterdir()) == []
 
@@ -699,17 +704,19 @@ def test_probe_without_a_lock_sees_that_nothing_excludes(tmp_path: Path) -> None
 def test_probe_result_excludes_when_nobody_met_and_no_count_was_lost(
     met: tuple[int, int], counted: int, excludes: bool
 ) -> None:
-    assert Result([Seen("n", 10, one) for one in met], counted).excludes is excludes
+    assert (
+        ProbeResult([ParticipantReport("n", 10, one) for one in met], counted).excludes is excludes
+    )
 
 
 def test_probe_whose_other_taker_never_comes_says_so(tmp_path: Path) -> None:
     with pytest.raises(BusyError, match="here-1"):
-        take(tmp_path / "probe", "flock", 0, 2, 10, 0.2)
+        probe_lock(tmp_path / "probe", "flock", 0, 2, 10, 0.2)
 
 
 # --- the command ---
 
-TAKER = re.compile(r"taker (\d) on \S+ held the lock (\d+) times, met another inside (\d+) times")
+TAKER = re.compile(r"participant (\d) on \S+ held the lock (\d+) times, with (\d+) overlaps")
 
 
 def test_locks_command_tells_file_system_choice_reason_and_what_two_processes_saw(
@@ -723,10 +730,11 @@ def test_locks_command_tells_file_system_choice_reason_and_what_two_processes_sa
     assert choice_line == f"  lock: {choice.kind}, {choice.reason}"
     matches = [TAKER.fullmatch(taker) for taker in takers]
     assert [match.groups() for match in matches if match] == [("0", "100", "0"), ("1", "100", "0")]
-    assert verdict == f"counted 200 of 200: {choice.kind} excludes"
+    assert verdict == f"counted 200 of 200: {choice.kind} excludes other writers"
     assert [path.name for path in tmp_path.iterdir()] == ["brain"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("by_environment", [False, True], ids=["option", "environment"])
 def test_locks_command_tries_the_kind_that_is_set(tmp_path: Path, by_environment: bool) -> None:
     more = {"NEUROTRALE_LOCK": "strict"} if by_environment else {}
@@ -734,7 +742,7 @@ def test_locks_command_tries_the_kind_that_is_set(tmp_path: Path, by_environment
     done = cli("locks", tmp_path, *options, **more)
     assert done.returncode == 0
     assert "  lock: strict, as set" in done.stdout
-    assert done.stdout.splitlines()[-1] == "counted 200 of 200: strict excludes"
+    assert done.stdout.splitlines()[-1] == "counted 200 of 200: strict excludes other writers"
 
 
 def test_locks_command_exits_1_when_takers_meet(tmp_path: Path) -> None:
@@ -755,7 +763,9 @@ def test_locks_command_under_srun_tells_on_every_node_what_all_saw(tmp_path: Pat
     head, told = first.stdout.splitlines()[:2], first.stdout.splitlines()[2:]
     assert head[1].startswith("  lock: ")
     assert second.stdout.splitlines() == told  # the file system is told once
-    assert [line.partition(": ")[2][:7] for line in told] == ["taker 0", "taker 1", "counted"]
+    assert [line.partition(": ")[2][:13] for line in told] == [
+        "participant 0", "participant 1", "counted 200 o",
+    ]  # fmt: skip
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from neurotrale.errors import MissingError, NameTooLongError
-from neurotrale.names import (
+from neurotrale.storage.names import (
     NAME_MAX_BYTES,
     PATH_MAX_BYTES,
     BlockName,

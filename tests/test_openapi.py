@@ -17,9 +17,9 @@ import pytest
 import requests
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
-from neurotrale.app import AppSettings, create_app
-from neurotrale.problems import TABLE
-from neurotrale.router import OrderedRouter
+from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.error_handlers import TABLE
+from neurotrale.web.router import OrderedRouter
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset
 
@@ -139,15 +139,18 @@ def test_document_has_examples_that_work(service: Service, document: dict[str, A
     for path, method, operation in operations(document):
         if method != "get":
             continue
-        target = path
+        target, query = path, {}
         for parameter in parameters(document, operation):
+            if parameter["in"] == "query" and parameter.get("required"):
+                query[parameter["name"]] = parameter["example"]
             if parameter["in"] == "path":
                 if "example" in parameter:
                     example = parameter["example"]
                 else:
                     example = parameter["schema"]["enum"][0]
                 target = target.replace(f"{{{parameter['name']}}}", quote(str(example)))
-        answer = requests.get(service.url + target, timeout=60, allow_redirects=False)
+        url = service.url + target
+        answer = requests.get(url, params=query, timeout=60, allow_redirects=False)
         assert answer.status_code == min(map(int, operation["responses"])), target
         documented = resolve(document, operation["responses"][str(answer.status_code)])
         kinds = set(documented.get("content", ()))
@@ -216,20 +219,26 @@ CHECKS = (
     "unsupported_method",
     "allow_header_conformance",
 )
+PHASES = ("examples", "fuzzing", "coverage", "stateful")
 
 
+@pytest.mark.thorough
+@pytest.mark.timeout(300)
+@pytest.mark.long
 def test_service_keeps_what_the_document_promises(
-    tmp_path: Path, start_service: StartService
+    pytestconfig: pytest.Config, tmp_path: Path, start_service: StartService, seed: int
 ) -> None:
     root = tmp_path / "data"
     write_examples(root)
     service = start_service(root, "--log-level", "warning")
+    number, phases = (50, PHASES) if pytestconfig.option.long else (3, PHASES[:2])
     command = [sys.executable, "-m", "schemathesis.cli", "run", f"{service.url}/api/openapi.json"]
-    command += ["--checks", ",".join(CHECKS), "--seed", "1", "--max-examples", "25"]
+    command += ["--checks", ",".join(CHECKS), "--seed", f"{seed}"]
+    command += ["--max-examples", f"{number}", "--phases", ",".join(phases)]
     command += ["--generation-database", "none", "--continue-on-failure", "--no-color"]
     command += ["--warnings", "off"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False
     )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
     assert "unexpected error" not in service.log()

@@ -5,20 +5,23 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 import requests
 
-from neurotrale.annotations.locks import make_lock
-from tests.conftest import Service, StartService
+from neurotrale.locking.locks import make_lock
+from tests.conftest import Service, StartService, answer, connect
 from tests.datasets import ANNOTATIONS, write_dataset
 from tests.processes import (
     PATIENCE_S,
@@ -42,24 +45,9 @@ def worker_of(service: Service) -> int:
     return worker
 
 
-def connect(service: Service, receive_bytes: int | None = None) -> socket.socket:
-    connection = socket.socket()
-    if receive_bytes is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    connection.settimeout(PATIENCE_S)
-    connection.connect(("127.0.0.1", service.port))
-    return connection
-
-
 def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
     lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def answer(connection: socket.socket) -> http.client.HTTPResponse:
-    response = http.client.HTTPResponse(connection)
-    response.begin()
-    return response
 
 
 def assert_calm(service: Service) -> None:
@@ -83,11 +71,44 @@ def write_big(path: Path) -> None:
         file.write(MARK)
 
 
+# The program, with an application that answers /slow/ only when a file has gone.
+SLOW = """
+import os, time
+from neurotrale.cli import main
+from neurotrale.server import service
+
+create_app = service.create_app
+
+def create_slow(*arguments):
+    app = create_app(*arguments)
+    def slow(environ, start_response):
+        while environ["PATH_INFO"] == "/slow" and os.path.exists(os.environ["SLOW_WHILE"]):
+            time.sleep(0.01)
+        return app(environ, start_response)
+    return slow
+
+service.create_app = create_slow
+main()
+"""
+
+
 @pytest.fixture(scope="module")
-def service(root: Path, start_service: StartService) -> Iterator[Service]:
+def slow_while(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As long as this file is there, a request for /slow is not answered."""
+    return tmp_path_factory.mktemp("slow") / "while"
+
+
+@pytest.fixture(scope="module")
+def service(root: Path, start_service: StartService, slow_while: Path) -> Iterator[Service]:
     """One worker with one thread: whoever blocks it, blocks everybody."""
     running = start_service(
-        root, "--threads", "1", "--queue", "2", "--lock", "flock", "--lock-timeout", "60"
+        root,
+        "--threads",
+        "1",
+        "--queue",
+        "2",
+        env={"SLOW_WHILE": str(slow_while)},
+        program=("-c", SLOW),
     )
     yield running
     running.stop()
@@ -97,30 +118,29 @@ def service(root: Path, start_service: StartService) -> Iterator[Service]:
 
 
 @contextmanager
-def busy(service: Service) -> Iterator[list[socket.socket]]:
-    """Keep the only thread busy with edits that wait for a lock, and the queue full.
+def busy(service: Service, slow_while: Path) -> Iterator[list[socket.socket]]:
+    """Keep the only thread busy, and the queue full.
 
     Gives connections on which a further request was refused, or waits for its turn.
     """
-    edit = json.dumps(ANNOTATIONS[0]).encode()
     with ExitStack() as stack:
-        lock = make_lock("flock", service.root / FILE[1:])
-        lock.acquire()
+        slow_while.touch()
         waiting = []
         try:
             for number in range(10):
                 connection = stack.enter_context(closing(connect(service)))
-                method, path = ("PATCH", EDIT) if number < 4 else ("GET", CHUNK)
-                connection.sendall(request(method, path, edit if number < 4 else b""))
+                connection.sendall(request("GET", "/slow" if number < 4 else CHUNK))
                 waiting.append(connection)
             yield waiting
         finally:
-            lock.release()
+            slow_while.unlink()
 
 
-def test_request_beyond_the_queue_is_503_at_once_in_json(service: Service) -> None:
-    with busy(service) as waiting:
-        # The lock is held: an answer that waited for its turn would never come.
+def test_request_beyond_the_queue_is_503_at_once_in_json(
+    service: Service, slow_while: Path
+) -> None:
+    with busy(service, slow_while) as waiting:
+        # The thread is busy: an answer that waited for its turn would never come.
         refused = answer(waiting[-1])
         body = json.loads(refused.read())
         assert (refused.status, refused.will_close) == (503, False)
@@ -135,33 +155,94 @@ def test_request_beyond_the_queue_is_503_at_once_in_json(service: Service) -> No
 
 
 def test_requests_that_found_a_place_in_the_queue_are_answered_in_the_end(
-    service: Service,
+    service: Service, slow_while: Path
 ) -> None:
-    edit = json.dumps(ANNOTATIONS[0]).encode()
     with ExitStack() as stack:
         connections = []
-        lock = make_lock("flock", service.root / FILE[1:])
-        with lock:
+        slow_while.touch()
+        try:
             for _ in range(10):
                 connection = stack.enter_context(closing(connect(service)))
-                connection.sendall(request("PATCH", EDIT, edit))
+                connection.sendall(request("GET", "/slow"))
                 connections.append(connection)
             last = answer(connections.pop())
             assert last.status == 503
             last.read()
+        finally:
+            slow_while.unlink()
         answers = [answer(connection) for connection in connections]
         for one in answers:
             one.read()
         statuses = [one.status for one in answers]
         # One was taken up and two waited, unless they came before the thread was free.
-        assert statuses.count(200) in (2, 3)
-        assert statuses.count(503) == len(statuses) - statuses.count(200)
+        assert statuses.count(404) in (2, 3)
+        assert statuses.count(503) == len(statuses) - statuses.count(404)
         assert statuses == sorted(statuses)
         for connection in connections:  # all of them are kept alive, the refused ones too
             connection.sendall(request("GET", CHUNK))
             kept = answer(connection)
             assert (kept.status, len(kept.read())) == (200, 64**3 * 2)
     assert_calm(service)
+
+
+# --- writes that wait ---
+
+
+def test_writes_that_wait_for_a_lock_hold_no_thread_and_are_all_applied(
+    root: Path, start_service: StartService
+) -> None:
+    """The service has one thread: a write that held it would hold up every read."""
+    service = start_service(root, "--threads", "1")
+    path = service.root / FILE[1:]
+    with ExitStack() as stack:
+        connections = []
+        with make_lock("flock", path):
+            for number in range(20):
+                connection = stack.enter_context(closing(connect(service)))
+                edit = json.dumps({**ANNOTATIONS[0], "id": f"waits-{number}"}).encode()
+                headers = ("Origin: http://viewer.example",)
+                connection.sendall(request("PATCH", f"{FILE}?id=waits-{number}", edit, *headers))
+                connections.append(connection)
+            for _ in range(20):
+                with requests.Session() as others:
+                    assert others.get(service.url + FILE).ok
+                    assert others.get(f"{service.url}/api/health").ok
+            assert b"waits-" not in path.read_bytes()
+        answers = [answer(connection) for connection in connections]
+        assert [one.status for one in answers] == [201] * 20
+        etags = {one.headers["ETag"] for one in answers}
+        assert len(etags) == 20
+        for one in answers:
+            one.read()
+        current = requests.get(service.url + FILE, headers={"Accept-Encoding": "identity"})
+        assert current.headers["ETag"] in etags
+        assert {f"waits-{number}" for number in range(20)} <= {one["id"] for one in current.json()}
+    assert_calm(service)
+
+
+def test_scripts_are_refused_beyond_the_queue_of_a_file_and_viewers_are_not(
+    root: Path, start_service: StartService
+) -> None:
+    service = start_service(root, "--queue", "2")
+    path = service.root / FILE[1:]
+    viewer = {"Origin": "http://viewer.example"}
+    with ThreadPoolExecutor(12) as pool, make_lock("flock", path):  # released before the pool ends
+        edit = ANNOTATIONS[0]
+
+        def patch(headers: dict[str, str]) -> requests.Response:
+            url = service.url + EDIT
+            return requests.patch(url, json=edit, headers=headers, timeout=PATIENCE_S)
+
+        first = pool.submit(patch, {})
+        time.sleep(0.3)  # it is taken up, and waits for the lock
+        people = [pool.submit(patch, viewer) for _ in range(5)]
+        time.sleep(0.3)
+        refused = pool.submit(patch, {}).result()
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert "--queue" in refused.text
+        assert not any(one.done() for one in (first, *people))
+    assert [one.result().status_code for one in (first, *people)] == [200] * 6
 
 
 # --- slow clients and large files ---
@@ -361,11 +442,12 @@ def test_unix_socket_of_a_running_service_is_refused_and_left_alone(
     start()
     second = run(neurotrale("serve", root, "--unix-socket", place / "s"))
     assert second.returncode != 0
-    assert f"Another service answers on the socket {place / 's'}" in second.stderr
+    assert f"Another service listens on the socket {place / 's'}" in second.stderr
     assert "Traceback" not in second.stderr
     assert get(place / "s", "/brain/info")[0] == 200
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     "name",
     [
@@ -383,3 +465,28 @@ def test_unix_socket_that_cannot_be_is_refused_in_a_sentence(
     assert "Traceback" not in refused.stderr
     assert str(place / name) in refused.stderr.replace("\n", "")
     assert (place / "file").read_text() == "precious"
+
+
+# --- memory ---
+
+
+def test_request_for_which_memory_does_not_suffice_is_503_and_the_next_is_answered(
+    tmp_path: Path, start_service: StartService
+) -> None:
+    root = tmp_path / "data"
+    path = write_dataset(root / "brain") / "annotations/x0y0z0/fibers.json"
+    large = [{"id": str(number), "note": "x" * 2**20} for number in range(64)]
+    path.write_text(json.dumps(large))
+    service = start_service(root)
+    (worker,) = children(service.process.pid)
+    url = f"{service.url}/{path.relative_to(root)}"
+    assert requests.get(f"{service.url}/brain/info", timeout=PATIENCE_S).ok
+    used = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.prlimit(worker, resource.RLIMIT_AS, (used + 2**24, resource.RLIM_INFINITY))
+    answer = requests.get(url, timeout=PATIENCE_S)
+    assert (answer.status_code, answer.json()["title"]) == (503, "Out of memory")
+    assert "Retry-After" in answer.headers
+    assert requests.get(f"{service.url}/brain/info", timeout=PATIENCE_S).ok
+    resource.prlimit(worker, resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    assert requests.get(url, timeout=PATIENCE_S).ok
+    assert "out of memory on GET" in service.log()

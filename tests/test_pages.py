@@ -8,6 +8,8 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -15,10 +17,11 @@ import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
-from neurotrale.pages.listing import index_page
-from neurotrale.tree import Entry
-from tests.conftest import Service, StartService
+from neurotrale.storage.data_root import DirectoryEntry
+from neurotrale.web.pages import index_page
+from tests.conftest import Service, StartService, emptied
 from tests.datasets import ANNOTATIONS, info_of, write_chunks, write_dataset
+from tests.pictures import screenshot
 from tests.test_browser import Visit, browser, visit
 from tests.test_listings import consume, links_of
 
@@ -29,10 +32,10 @@ EDITOR = {"Origin": "https://viewer.example.org", "Content-Type": "text/plain;ch
 
 
 @pytest.fixture
-def own(tmp_path: Path, start_service: StartService) -> Service:
+def own(shared_service: Service) -> Service:
     """A service whose history tests may write."""
-    write_dataset(tmp_path / "data" / "brain")
-    return start_service(tmp_path / "data")
+    write_dataset(emptied(shared_service) / "brain")
+    return shared_service
 
 
 def change(own: Service) -> None:
@@ -44,7 +47,10 @@ def change(own: Service) -> None:
         url, params={"id": "new"}, json={**point, "reviewed": True}, timeout=60
     ).ok
     assert requests.delete(url, params={"id": "new"}, timeout=60).ok
-    assert requests.put(url, data=b"[]", headers=EDITOR, timeout=60).json()["kept"] == 3
+    # One who has never been here: what the same viewer saved before would be what it sees.
+    viewer = EDITOR | {"User-Agent": uuid4().hex}
+    assert requests.get(url, headers=viewer, timeout=60).ok
+    assert requests.put(url, data=b"[]", headers=viewer, timeout=60).json()["kept"] == 3
 
 
 def content(own: Service) -> list[dict[str, Any]]:
@@ -60,6 +66,48 @@ def card(page: Page, name: str) -> Any:
     found = page.locator(".dataset", has=page.get_by_role("link", name=f"{name}/", exact=True))
     found.locator(".links").wait_for()
     return found
+
+
+# --- Annotating ----------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_person_starts_annotating_and_is_told_what_becomes_of_the_saves(
+    tmp_path: Path, start_service: StartService, visit: Visit
+) -> None:
+    voxels = np.full((8, 8, 8), 9, "uint8")
+    write_chunks(tmp_path / "data" / "fresh" / "1_1_1", voxels)
+    (tmp_path / "data" / "fresh" / "info").write_text(json.dumps(info_of(voxels)))
+    (tmp_path / "ui").mkdir()
+    (tmp_path / "ui" / "index.html").write_text("<!doctype html><title>UI</title><p>opened</p>")
+    own = start_service(tmp_path / "data", "--ui", str(tmp_path / "ui"))
+    page = visit.page
+    page.goto(f"{own.url}/")
+    assert card(page, "fresh").get_by_role("link", name="My saves").count() == 0
+    card(page, "fresh").get_by_role("button", name="Start annotating").click()
+    page.wait_for_url(re.compile(f"{own.url}/as/s-[A-Za-z0-9_-]{{16}}/ui/#!"))
+    session = page.url.partition("/ui/")[0]
+    assert unquote(page.url).count(f"precomputed://{session}/voxels/fresh") == 1
+    file = f"{session}/voxels/fresh/annotations/x0y0z0/fibers.json"
+    assert requests.get(file, timeout=60).json() == []
+    assert requests.put(file, json=ANNOTATIONS, timeout=60).ok
+    assert requests.put(file, data=b"[]", timeout=60).json()["kept"] == len(ANNOTATIONS)
+
+    page.goto(f"{own.url}/")
+    fresh = card(page, "fresh")
+    assert f"{len(ANNOTATIONS)} removals held back" in fresh.inner_text()
+    assert fresh.get_by_role("button").count() == 0
+    fresh.get_by_role("link", name="My saves").click()
+    page.wait_for_url(f"{session}/fresh/annotations/mine")
+    changes = page.locator("#changes > li")
+    changes.first.wait_for()
+    assert f"{len(ANNOTATIONS)} removals held back" in changes.first.inner_text()
+    assert requests.put(file, data=b"[", timeout=60).status_code == 400
+    page.get_by_text("Refused (400)").wait_for()  # the page has updated itself
+    assert changes.count() == 2
+    changes.last.get_by_role("link").click()
+    page.wait_for_url(f"{session}/fresh/annotations/x0y0z0/fibers.json/history/")
+    assert visit.complaints == []
 
 
 # --- The index -----------------------------------------------------------------------------------
@@ -93,6 +141,7 @@ def test_index_shows_each_dataset_with_picture_facts_and_progress(
     assert visit.origins == {own.url}
 
 
+@pytest.mark.long
 def test_index_tells_what_is_wrong_with_a_dataset(own: Service, visit: Visit) -> None:
     (own.root / "bad").mkdir()
     (own.root / "bad" / "info").write_text("{")
@@ -102,6 +151,7 @@ def test_index_tells_what_is_wrong_with_a_dataset(own: Service, visit: Visit) ->
     assert "bad/info: expected the JSON description of a volume" in problem.inner_text()
 
 
+@pytest.mark.long
 def test_index_is_found_through_by_keyboard(own: Service, visit: Visit) -> None:
     for name in ("lab/mouse-1", "lab/mouse-2", "other"):
         write_dataset(own.root / name, (8, 8, 8))
@@ -118,8 +168,9 @@ def test_index_is_found_through_by_keyboard(own: Service, visit: Visit) -> None:
     assert visit.complaints == []
 
 
+@pytest.mark.long
 def test_index_holds_only_links_that_completion_may_take(own: Service) -> None:
-    """Without scripts, as Neuroglancer reads it: data sets, entries, the documentation."""
+    """Without scripts, as Neuroglancer reads it: datasets, entries, the documentation."""
     page = requests.get(f"{own.url}/", timeout=60).text
     assert links_of(page).hrefs == ["brain/", "api/"]
 
@@ -127,10 +178,11 @@ def test_index_holds_only_links_that_completion_may_take(own: Service) -> None:
 MANY = 10_000
 
 
+@pytest.mark.long
 def test_index_of_many_datasets_is_flat_in_memory() -> None:
     few, many = ([f"lab/brain-{n:05d}" for n in range(count)] for count in (1000, MANY))
     _, least = consume(index_page(few, []))
-    length, most = consume(index_page(many, (Entry(name, True) for name in many)))
+    length, most = consume(index_page(many, (DirectoryEntry(name, True) for name in many)))
     assert length > 500_000
     assert most < least + 4 * 2**20
 
@@ -146,6 +198,7 @@ def many(tmp_path_factory: pytest.TempPathFactory, start_service: StartService) 
     return start_service(root)
 
 
+@pytest.mark.long
 def test_index_of_many_datasets_has_them_all_and_asks_for_those_in_view(
     many: Service, visit: Visit
 ) -> None:
@@ -184,6 +237,7 @@ def press(page: Page, name: str, within: str = "main") -> None:
     page.locator("#message", has_text=re.compile(r"\.$")).wait_for()
 
 
+@pytest.mark.long
 def test_history_shows_who_did_what(own: Service, visit: Visit) -> None:
     change(own)
     page = open_history(visit, own.url)
@@ -203,23 +257,26 @@ def test_history_shows_who_did_what(own: Service, visit: Visit) -> None:
     assert visit.origins == {own.url}
 
 
+@pytest.mark.long
 def test_history_of_an_untouched_file_says_so(own: Service, visit: Visit) -> None:
     page = open_history(visit, own.url)
-    assert page.locator("#changes").inner_text() == "No change is recorded yet."
+    assert page.locator("#changes").inner_text() == "No changes recorded yet."
     assert page.get_by_role("button").all() == []
 
 
+@pytest.mark.long
 def test_history_brings_back_an_annotation(own: Service, visit: Visit) -> None:
     change(own)
     page = open_history(visit, own.url)
     page.locator("summary", has_text="Removed 1").click()
-    press(page, "Bring back", "#changes")
+    press(page, "Restore annotation", "#changes")
     page.locator("#changes > li").nth(4).wait_for()
     assert "new" in ids(own)
     assert content(own)[-1]["reviewed"] is True
     assert visit.complaints == []
 
 
+@pytest.mark.long
 def test_history_undoes_a_change_of_an_annotation(own: Service, visit: Visit) -> None:
     change(own)
     page = open_history(visit, own.url)
@@ -231,16 +288,18 @@ def test_history_undoes_a_change_of_an_annotation(own: Service, visit: Visit) ->
     ]
 
 
+@pytest.mark.long
 def test_history_brings_back_the_whole_file(own: Service, visit: Visit) -> None:
     url = f"{own.url}/{FILE}"
     before = requests.get(url, timeout=60).content
     assert requests.put(url, data=b"[]", timeout=60).ok
     page = open_history(visit, own.url)
-    press(page, "Restore the file as it was before all changes")
+    press(page, "Restore the file to its state before all changes")
     page.locator("#changes > li").nth(1).wait_for()
     assert requests.get(url, timeout=60).content == before
 
 
+@pytest.mark.long
 def test_history_confirms_removals_that_were_held_back(own: Service, visit: Visit) -> None:
     change(own)
     page = open_history(visit, own.url)
@@ -251,12 +310,13 @@ def test_history_confirms_removals_that_were_held_back(own: Service, visit: Visi
     press(page, "Remove all 2", "#held")
     page.locator("#held h2").wait_for(state="detached")
     assert content(own) == []
-    press(page, "Bring back all that was removed")
+    press(page, "Restore everything that was removed")
     page.locator("#changes > li").nth(6).wait_for()
     assert len(content(own)) == 4
     assert visit.complaints == []
 
 
+@pytest.mark.long
 def test_history_changes_nothing_when_a_person_thinks_better_of_it(
     own: Service, visit: Visit
 ) -> None:
@@ -273,6 +333,7 @@ def test_history_changes_nothing_when_a_person_thinks_better_of_it(
     assert content(own) == before
 
 
+@pytest.mark.long
 def test_history_of_many_changes_comes_in_pages(own: Service, visit: Visit) -> None:
     url = f"{own.url}/{FILE}"
     for number in range(60):
@@ -286,6 +347,7 @@ def test_history_of_many_changes_comes_in_pages(own: Service, visit: Visit) -> N
     assert not page.get_by_role("button", name="Older changes").is_visible()
 
 
+@pytest.mark.long
 def test_history_of_a_read_only_service_has_no_buttons(
     own: Service, start_service: StartService, visit: Visit
 ) -> None:
@@ -296,6 +358,7 @@ def test_history_of_a_read_only_service_has_no_buttons(
     assert page.locator("#held").inner_text().startswith("Removals that were held back")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["rw", "ro"])
 def test_history_offers_what_the_token_allows(
     own: Service, start_service: StartService, tmp_path: Path, visit: Visit, kind: str
@@ -309,13 +372,16 @@ def test_history_offers_what_the_token_allows(
     if kind == "ro":
         assert page.get_by_role("button").all() == []
         return
-    press(page, "Bring back all that was removed")
+    press(page, "Restore everything that was removed")
     page.locator("#changes > li").nth(4).wait_for()
     assert "anna" in page.locator("#changes > li").first.inner_text()
     assert "new" in ids(own)
 
 
-@pytest.mark.parametrize("path", ["/viewer/", "/api/datasets/brain/open", f"/{FILE}/history/"])
+@pytest.mark.parametrize(
+    "path", ["/viewer/", "/api/datasets/brain/open", f"/{FILE}/history/", "/brain/annotations/mine"]
+)
+@pytest.mark.long
 def test_page_with_a_token_in_its_query_leads_behind_the_prefix(
     own: Service, start_service: StartService, tmp_path: Path, path: str
 ) -> None:
@@ -333,6 +399,7 @@ def test_page_with_a_token_in_its_query_leads_behind_the_prefix(
     assert answer.status_code == 200
 
 
+@pytest.mark.long
 def test_history_shows_names_as_text(
     tmp_path: Path, start_service: StartService, visit: Visit
 ) -> None:
@@ -345,6 +412,7 @@ def test_history_shows_names_as_text(
     url = f"{own.url}/{FILE}"
     body = {"type": evil, "anntype": evil}
     assert requests.patch(url, params={"id": evil}, json=body, timeout=60).ok
+    assert requests.get(url, headers=EDITOR, timeout=60).ok
     assert requests.put(url, data=b"[]", headers=EDITOR, timeout=60).ok
     page = open_history(visit, own.url)
     page.locator("#held summary").click()
@@ -360,7 +428,13 @@ def test_history_shows_names_as_text(
 
 # --- For everybody -------------------------------------------------------------------------------
 
-WINDOWS = {"wide": (1280, 900), "phone": (390, 844)}
+WIDE, PHONE = (1280, 900), (390, 844)
+LOOKS = [
+    pytest.param(WIDE, "light", id="wide-light"),
+    pytest.param(PHONE, "dark", id="phone-dark"),
+    pytest.param(WIDE, "dark", id="wide-dark", marks=pytest.mark.long),
+    pytest.param(PHONE, "light", id="phone-light", marks=pytest.mark.long),
+]
 
 
 @pytest.fixture(scope="module")
@@ -379,12 +453,13 @@ PAGES = {
     "directory": "/brain/",
     "files": "/api/datasets/brain/history",
     "history": f"/{FILE}/history/",
+    "mine": "/brain/annotations/mine",
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("path", [pytest.param(path, id=id_) for id_, path in PAGES.items()])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", WINDOWS.values(), ids=WINDOWS.keys())
+@pytest.mark.parametrize(("size", "scheme"), LOOKS)
 def test_page_is_accessible_and_fits(
     shown: Service,
     browser: Browser,
@@ -401,7 +476,7 @@ def test_page_is_accessible_and_fits(
     page.wait_for_load_state("networkidle")
     for summary in page.locator("summary").all():
         summary.click()
-    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    screenshot(page, path=tmp_path / "page.png", full_page=True)
     found = Axe().run(page).response["violations"]
     assert [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in found] == []
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -10,17 +10,20 @@ import errno
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPException
 from itertools import product
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 import pytest
 
+from neurotrale.storage.state import STATE
 from tests.conftest import Service, StartService
 from tests.datasets import ANNOTATIONS, write_dataset
-from tests.test_http import ORIGIN, Answer, ask, assert_problem
+from tests.test_http import ORIGIN, Answer, Connections, ask, assert_problem, compose
 
 SECRET = "canary-7f3a"
 ID = ANNOTATIONS[0]["id"]
@@ -47,8 +50,8 @@ class Yard:
         return snapshot(self.base, without=self.root)
 
     def data(self) -> Snapshot:
-        """Take down everything below the root."""
-        return snapshot(self.root)
+        """Take down everything below the root but what the service remembers of viewers."""
+        return snapshot(self.root, without=self.root / STATE)
 
 
 def snapshot(top: Path, without: Path | None = None) -> Snapshot:
@@ -69,9 +72,9 @@ def snapshot(top: Path, without: Path | None = None) -> Snapshot:
 
 
 def make_yard(base: Path) -> Yard:
-    """Put whole data sets, with the secret in all their files, all around the root.
+    """Put whole datasets, with the secret in all their files, all around the root.
 
-    ``base`` and ``base/data-of-others``, whose name begins like the root's, are data sets too, so
+    ``base`` and ``base/data-of-others``, whose name begins like the root's, are datasets too, so
     that an attack that climbs out finds something to take or break wherever it lands.
     """
     root = base / "data"
@@ -115,12 +118,31 @@ def assert_refused(answer: Answer) -> None:
     assert_problem(answer, answer.status)
 
 
+Attack = tuple[str, str | bytes]
+"""A method and a target."""
+
+
+def sent(method: str, target: str | bytes) -> bytes:
+    """Give the request of an attack; one that writes has a query and a body that would do."""
+    query, body = WRITES.get(method, ("", b""))
+    raw_target = target if isinstance(target, bytes) else target.encode()
+    return compose(raw_target + query.encode(), {"Origin": ORIGIN}, method=method, body=body)
+
+
 def attack(service: Service, method: str, target: str | bytes) -> None:
-    body = b""
-    if method in WRITES:
-        query, body = WRITES[method]
-        target = (target.encode() if isinstance(target, str) else target) + query.encode()
-    assert_refused(ask(service, target, {"Origin": ORIGIN}, method=method, body=body))
+    attack_all(service, [(method, target)])
+
+
+def attack_all(service: Service, attacks: Iterable[Attack]) -> None:
+    """Check that each of these is refused; all are tried, however many were not."""
+    faults = {}
+    with closing(Connections(service.port)) as connections:
+        for method, target in attacks:
+            try:
+                assert_refused(connections.exchange(sent(method, target)))
+            except (AssertionError, OSError, HTTPException) as error:
+                faults[f"{method} {target[:200]!r}"] = f"{type(error).__name__}: {error}"[:1000]
+    assert faults == {}
 
 
 # --- Climbing: every spelling of `..` with every spelling of `/` ---
@@ -174,25 +196,19 @@ SLASHES = [
     "%e2%88%95",
     "%e2%81%84",
 ]
-CLIMBS = [pytest.param(up + slash, id=f"{up} {slash}") for up, slash in product(UPS, SLASHES)]
-
 # Where a climb starts -> how many steps it is from there to the directory around the root.
 STARTS = {"/": 1, "/brain/": 2, "/brain/1_1_1/": 3, "/brain/annotations/x0y0z0/": 4}
 
 
-@pytest.mark.parametrize("climb", CLIMBS)
-@pytest.mark.usefixtures("untouched")
-def test_climbing_out_to_read_is_refused(service: Service, climb: str) -> None:
+def reads(climb: str) -> Iterator[Attack]:
     for start, steps in STARTS.items():
-        attack(service, "GET", f"{start}{climb * steps}canary.json")
-    attack(service, "GET", f"/{climb}data-of-others/info")
-    attack(service, "GET", f"/brain/{climb * 2}1_1_1/{CHUNK}")
-    attack(service, "GET", f"/{climb}annotations/x0y0z0/fibers.json")
+        yield "GET", f"{start}{climb * steps}canary.json"
+    yield "GET", f"/{climb}data-of-others/info"
+    yield "GET", f"/brain/{climb * 2}1_1_1/{CHUNK}"
+    yield "GET", f"/{climb}annotations/x0y0z0/fibers.json"
 
 
-@pytest.mark.parametrize("climb", CLIMBS)
-@pytest.mark.usefixtures("untouched")
-def test_climbing_out_to_write_is_refused(service: Service, climb: str) -> None:
+def writes(climb: str) -> Iterator[Attack]:
     targets = [
         f"/{climb}annotations/x0y0z0/fibers.json",
         f"/{climb}data-of-others/annotations/x0y0z0/fibers.json",
@@ -201,8 +217,17 @@ def test_climbing_out_to_write_is_refused(service: Service, climb: str) -> None:
     ]
     if "/" in unquote(climb):  # otherwise the whole leaf is one odd name: see below
         targets.append(f"/brain/annotations/x0y0z0/{climb * 4}canary.json")
-    for target, method in product(targets, WRITES):
-        attack(service, method, target)
+    yield from product(WRITES, targets)
+
+
+@pytest.mark.quick(26)
+@pytest.mark.parametrize("up", UPS)
+@pytest.mark.parametrize("attacks", [reads, writes])
+@pytest.mark.usefixtures("untouched")
+def test_climbing_out_is_refused(
+    service: Service, attacks: Callable[[str], Iterator[Attack]], up: str
+) -> None:
+    attack_all(service, (one for slash in SLASHES for one in attacks(up + slash)))
 
 
 ODD_NAMES = {
@@ -368,24 +393,13 @@ ATTACKS: dict[str, str | bytes] = {
 }
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("method", ["GET", *WRITES])
-@pytest.mark.parametrize(
-    "target", [pytest.param(target, id=id_) for id_, target in ATTACKS.items()]
-)
+@pytest.mark.parametrize("links", ["refused", "followed"])
 @pytest.mark.usefixtures("untouched")
-def test_attack_is_refused(service: Service, target: str | bytes, method: str) -> None:
-    attack(service, method, target)
-
-
-@pytest.mark.parametrize("method", ["GET", *WRITES])
-@pytest.mark.parametrize(
-    "target", [pytest.param(target, id=id_) for id_, target in ATTACKS.items()]
-)
-@pytest.mark.usefixtures("untouched")
-def test_attack_is_refused_when_links_are_followed(
-    following: Service, target: str | bytes, method: str
-) -> None:
-    attack(following, method, target)
+def test_attack_is_refused(service: Service, following: Service, links: str, method: str) -> None:
+    attacked = service if links == "refused" else following
+    attack_all(attacked, ((method, target) for target in ATTACKS.values()))
 
 
 @pytest.fixture(scope="module")
@@ -552,23 +566,57 @@ LINKS_IN = {
     "absolute": "{root}/brain/annotations/x0y0z0/fibers.json",
     "out-and-in": "../../../../data/brain/annotations/x0y0z0/fibers.json",
     "two-steps": "relative.json",
-    "hidden-store": "../../.store/object",
+}
+# Links to what is never served under its own name.
+LINKS_TO_HIDDEN = {
+    "hidden-file": "../../.tokens",
+    "below-a-hidden-directory": "../../.store/object",
+    "absolute-hidden": "{root}/brain/.tokens",
+    "out-and-in-hidden": "../../../../data/brain/.tokens",
+    "hidden-in-two-steps": "hidden-file.json",
+    "journal": ".fibers.json.journal",
 }
 
 
 def test_links_that_stay_inside_work(walled: Service, linked_yard: Yard) -> None:
     block = linked_yard.root / "brain" / "annotations" / "x0y0z0"
-    store = linked_yard.root / "brain" / ".store"
-    store.mkdir()
-    (store / "object").write_bytes((block / "fibers.json").read_bytes())
     for name, target in LINKS_IN.items():
         (block / f"{name}.json").symlink_to(target.format(root=linked_yard.root))
         answer = ask(walled, f"/brain/annotations/x0y0z0/{name}.json")
-        assert (answer.status, answer.body) == (200, (store / "object").read_bytes()), name
+        assert (answer.status, answer.body) == (200, (block / "fibers.json").read_bytes()), name
     (linked_yard.root / "alias").symlink_to("brain")
     assert ask(walled, "/alias/info").body == (linked_yard.root / "brain/info").read_bytes()
     assert ask(walled, "/alias/1_1_1/0-8_0-8_0-8").status == 200
     assert ask(walled, "/alias/").status == 200
+
+
+def test_links_to_hidden_names_are_404_and_the_log_names_them(
+    tmp_path: Path, start_service: StartService
+) -> None:
+    yard = make_yard(tmp_path)
+    brain = yard.root / "brain"
+    block = brain / "annotations" / "x0y0z0"
+    (brain / ".store").mkdir()
+    for hidden in (brain / ".tokens", brain / ".store" / "object", block / ".fibers.json.journal"):
+        hidden.write_text(json.dumps([{**ANNOTATIONS[0], "anntype": SECRET}]))
+    (brain / "store").symlink_to(".store")
+    service = start_service(yard.root)
+    for name, target in LINKS_TO_HIDDEN.items():
+        (block / f"{name}.json").symlink_to(target.format(root=yard.root))
+        (block / f"{name}.txt").symlink_to(target.format(root=yard.root))
+    data = yard.data()
+    links = [f"/brain/annotations/x0y0z0/{name}" for name in LINKS_TO_HIDDEN]
+    attacks = [(method, f"{link}.json") for link in links for method in ("GET", *WRITES)]
+    attacks += [("GET", f"{link}.txt") for link in links]
+    attack_all(service, [*attacks, ("GET", "/brain/store/object"), ("GET", "/brain/store/")])
+    page = ask(service, "/brain/annotations/x0y0z0/").body.decode()
+    assert not [name for name in LINKS_TO_HIDDEN if name in page]
+    assert yard.data() == data
+    log = service.log()
+    assert all(
+        f"{block / name}.txt: a symbolic link leads to a hidden" in log for name in LINKS_TO_HIDDEN
+    )
+    service.stop()
 
 
 @pytest.mark.parametrize("target", ["/circle", "/circle/", "/circle/info", "/one/info"])
@@ -642,6 +690,7 @@ def special(
         listening.close()
 
 
+@pytest.mark.quick(40)
 @pytest.mark.parametrize("method", ["GET", "HEAD", *WRITES])
 @pytest.mark.parametrize(("target", "name"), SPECIAL.items(), ids=SPECIAL)
 def test_what_is_no_plain_file_is_never_opened(
@@ -662,7 +711,7 @@ def test_what_is_no_plain_file_is_never_opened(
 
 def test_block_size_that_is_no_plain_file_counts_as_missing(special: Service) -> None:
     target = "/special/annotations/x71y71z71/new.json"
-    answer = ask(special, target, method="PUT", body=PUT_BODY)
+    answer = ask(special, target, {"Origin": ORIGIN}, method="PUT", body=PUT_BODY)
     assert json.loads(answer.body)["filename"] == target[1:]
     assert_has_no_reader(special.root / "special/annotations/block_info.csv")
 

@@ -13,10 +13,11 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.layers.reading import Annotation
-from neurotrale.queries.wanted import Wanted
+from neurotrale.layers.geometry import Annotation
+from neurotrale.queries.query import AnnotationQuery
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset
+from tests.examples import examples
 
 # Every annotation is written in a way of its own, which must stay as it is.
 FIRST = b"""[
@@ -214,7 +215,7 @@ def test_search_names_a_damaged_file_in_its_place(dataset: Path, service: Servic
     assert "a.json" in service.log()
 
 
-def test_search_without_annotations_is_404_and_in_an_empty_data_set_empty(
+def test_search_without_annotations_is_404_and_in_an_empty_dataset_empty(
     dataset: Path, service: Service
 ) -> None:
     assert requests.get(f"{service.url}/none/annotations/search").status_code == 404
@@ -234,7 +235,7 @@ _POINT = st.tuples(_AT, _AT, _AT)
 
 
 @given(_POINT, _POINT, _POINT, _POINT)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_segment_is_found_where_points_of_it_are(
     start: Any, stop: Any, corner: Any, other: Any
 ) -> None:
@@ -243,4 +244,4 @@ def test_segment_is_found_where_points_of_it_are(
     line = Annotation(id="a", type="line", pointA=start, pointB=stop)
     along = np.linspace(start, stop, 8 * 9 * 5 * 7 + 1)  # with each crossing of whole numbers
     touched = ((along >= low - 1e-9) & (along <= high + 1e-9)).all(axis=1).any()
-    assert Wanted.parse(bbox=box).fits(line) == touched
+    assert AnnotationQuery.parse(bbox=box).matches(line) == touched

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import itertools
 import json
 import os
@@ -22,7 +21,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.conftest import Service, StartService
+from tests.conftest import Service, StartService, answer, connect
 from tests.datasets import ANNOTATIONS, write_dataset
 from tests.processes import (
     ACCESS_LINE,
@@ -53,26 +52,9 @@ def ready_file(service: Service) -> Path:
     return service.log_path.with_name("ready.json")
 
 
-def connect(service: Service, receive_bytes: int | None = None) -> socket.socket:
-    """Open a connection that gives up when nothing comes for a long time."""
-    connection = socket.socket()
-    if receive_bytes is not None:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    connection.settimeout(PATIENCE_S)
-    connection.connect(("127.0.0.1", service.port))
-    return connection
-
-
 def request(method: str, path: str, *headers: str) -> bytes:
     """The head of a request."""
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
-
-
-def answer(connection: socket.socket) -> http.client.HTTPResponse:
-    """Read the head of an answer; its body can be read from it."""
-    response = http.client.HTTPResponse(connection)
-    response.begin()
-    return response
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -336,8 +318,7 @@ def test_connections_beyond_the_limit_wait_for_their_turn(
 ) -> None:
     service = start_service(root, "--connections", "1")
     with closing(connect(service)) as first, closing(connect(service)) as second:
-        first.sendall(request("GET", "/brain/info"))
-        assert answer(first).read()
+        first.sendall(b"PUT /brain/annotations/x0y0z0/fibers.json HTTP/1.1\r\nContent-Length: 2")
         second.sendall(request("GET", "/brain/info"))
         eventually(lambda: "connection limit" in service.log(), "a warning")
         first.close()
@@ -345,6 +326,27 @@ def test_connections_beyond_the_limit_wait_for_their_turn(
     assert service.stop() == 0
 
 
+def test_connection_that_was_idle_longest_makes_place_for_a_new_one(
+    root: Path, start_service: StartService
+) -> None:
+    service = start_service(root, "--connections", "2")
+
+    def ask(connection: socket.socket) -> None:
+        connection.sendall(request("GET", "/brain/info"))
+        assert answer(connection).read()
+
+    with closing(connect(service)) as one, closing(connect(service)) as two:
+        ask(one)
+        ask(two)
+        ask(one)
+        with closing(connect(service)) as three:
+            ask(three)
+            assert two.recv(1) == b""  # closed
+            ask(one)
+    assert "connection limit" not in service.log()
+
+
+@pytest.mark.long
 def test_connections_may_be_more_than_a_thousand(root: Path, start_service: StartService) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 4096:
@@ -392,11 +394,13 @@ def mixed_requests(url: str) -> Iterator[tuple[str, str, dict[str, Any], int]]:
         yield method, url + path, options, status
 
 
+@pytest.mark.long
 def test_service_after_two_thousand_mixed_requests_holds_nothing_more_open(
     root: Path, start_service: StartService
 ) -> None:
     service = start_service(root, "--no-access-log")
     worker = worker_of(service)
+    own = _sockets(worker)
     requests_of_all_kinds = mixed_requests(service.url)
 
     def ask(count: int) -> None:
@@ -405,9 +409,9 @@ def test_service_after_two_thousand_mixed_requests_holds_nothing_more_open(
                 assert session.request(method, url, **options).status_code == status, url
 
     ask(100)
-    before = eventually(lambda: _without_connections(worker), "all connections are closed")
+    before = eventually(lambda: _without_connections(worker, own), "all connections are closed")
     ask(2000)
-    eventually(lambda: _without_connections(worker) == before, "nothing more is open")
+    eventually(lambda: _without_connections(worker, own) == before, "nothing more is open")
     assert children(service.process.pid) == [worker]
     assert state(worker) != "Z"
     assert children(worker) == []
@@ -415,11 +419,15 @@ def test_service_after_two_thousand_mixed_requests_holds_nothing_more_open(
     assert_calm(service)
 
 
-def _without_connections(worker: int) -> list[str] | None:
-    """The open files of a worker; None as long as clients are connected, beside the listener."""
+def _sockets(worker: int) -> int:
+    return sum(name.startswith("socket:") for name in descriptors(worker))
+
+
+def _without_connections(worker: int, own: int) -> list[str] | None:
+    """The open files of a worker; None as long as clients are connected, beside its own sockets."""
     found = descriptors(worker)
     sockets = [name for name in found if name.startswith("socket:")]
-    return [name for name in found if name not in sockets] if len(sockets) == 1 else None
+    return [name for name in found if name not in sockets] if len(sockets) == own else None
 
 
 # --- where it listens, and how that is told ---
@@ -475,7 +483,7 @@ def test_ready_file_is_whole_from_the_first_moment(root: Path, tmp_path: Path) -
 
 # --- stopping ---
 
-STOPPING = "finishing what is in flight"
+STOPPING = "finishing the requests in flight"
 signals = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
 
 
@@ -485,6 +493,7 @@ def tell_to_stop(service: Service, number: int = signal.SIGTERM) -> None:
     eventually(lambda: STOPPING in service.log(), "the service stops")
 
 
+@pytest.mark.quick(1)
 @signals
 def test_signal_to_stop_finishes_a_body_that_is_being_sent(
     service: Service, number: int, dataset: Path
@@ -506,6 +515,7 @@ def test_signal_to_stop_finishes_a_body_that_is_being_sent(
     assert_calm(service)
 
 
+@pytest.mark.quick(1)
 @signals
 def test_signal_to_stop_finishes_a_download(
     root: Path, number: int, start_service: StartService
@@ -515,6 +525,7 @@ def test_signal_to_stop_finishes_a_download(
         connection.sendall(request("GET", "/large.bin"))
         got = answer(connection)
         tell_to_stop(service, number)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**20)  # the rest comes faster
         size = 0
         while piece := got.read(2**16):
             size += len(piece)
@@ -605,6 +616,7 @@ def test_signal_to_stop_may_come_twice(service: Service) -> None:
     assert_calm(service)
 
 
+@pytest.mark.quick(1)
 @signals
 def test_signal_to_all_processes_at_once_stops_them_calmly(
     root: Path, number: int, start_service: StartService
@@ -637,13 +649,69 @@ def test_worker_that_is_killed_is_replaced_and_named_in_the_log(
     # The new one answers, too: it is the only one that is not stopped.
     os.kill(other, signal.SIGSTOP)
     try:
+        # Before every thread has stopped, one of them may still accept the connection.
+        eventually(lambda: is_stopped(other), "the other worker stops")
         assert requests.get(f"{service.url}/brain/info").ok
     finally:
         os.kill(other, signal.SIGCONT)
     assert service.stop() == 0
 
 
-def test_workers_that_die_again_and_again_stop_the_service(
+def kill_all_workers(service: Service, killed: set[int], count: int) -> None:
+    """Kill the workers, as soon as there are so many that were not killed yet."""
+
+    def new_ones() -> set[int]:
+        found = set(children(service.process.pid)) - killed
+        return found if len(found) == count else set()
+
+    for pid in eventually(new_ones, "new workers"):
+        killed.add(pid)
+        os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.long
+def test_service_that_answers_goes_on_however_often_its_worker_is_killed(
+    root: Path, start_service: StartService
+) -> None:
+    service = start_service(root)
+    killed: set[int] = set()
+    while len(killed) < 9:  # two more than what ends a service that never answers
+        assert requests.get(f"{service.url}/brain/info").ok
+        kill_all_workers(service, killed, 1)
+    assert requests.get(f"{service.url}/brain/info").ok
+    assert "workers die repeatedly; the next one starts in" in service.log()
+    assert service.stop() == 0
+
+
+@pytest.mark.long
+def test_service_that_answered_once_is_not_ended_by_workers_that_die(
+    root: Path, start_service: StartService
+) -> None:
+    service = start_service(root, "--workers", "2")
+    assert requests.get(f"{service.url}/api/health").ok
+    killed: set[int] = set()
+    while len(killed) < 14:  # nobody asks in the meantime
+        kill_all_workers(service, killed, 2)
+    assert requests.get(f"{service.url}/brain/info").ok
+    assert service.stop() == 0
+
+
+@pytest.mark.long
+def test_service_stops_at_once_while_it_waits_to_replace_workers(
+    root: Path, start_service: StartService
+) -> None:
+    service = start_service(root)
+    assert requests.get(f"{service.url}/api/health").ok
+    killed: set[int] = set()
+    while "the next one starts in 1.0 s" not in service.log():
+        kill_all_workers(service, killed, 1)
+        deaths = len(killed)
+        eventually(lambda: service.log().count(" died (SIGKILL)") == deaths, "it is noticed")  # noqa: B023
+    assert service.stop() == 0
+    assert children(service.process.pid) == []
+
+
+def test_workers_that_die_before_the_first_answer_stop_the_service(
     root: Path, start_service: StartService
 ) -> None:
     service = start_service(root, "--workers", "2")
@@ -661,7 +729,7 @@ def test_workers_that_die_again_and_again_stop_the_service(
 
     eventually(kill_new_ones, "the service gives up")
     assert service.process.returncode == 1
-    assert "workers die again and again" in service.log()
+    assert "workers die repeatedly" in service.log()
     assert not ready.exists()
     assert {state(pid) for pid in killed} == {""}
 

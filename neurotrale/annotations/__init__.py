@@ -1,1 +1,1 @@
-"""Annotation files: which block a position lies in, what a file may hold, how it is written."""
+"""Annotation files: paths, validation, reading, safe writing, journal and history."""

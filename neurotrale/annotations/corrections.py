@@ -1,41 +1,48 @@
-"""What people changed in a data set's annotations, for training the next model.
+"""Corrections that people made to a dataset's annotations, for training the next model.
 
-An algorithm detects, a person corrects. Folded over a file's journal, an annotation that was
-changed ten times is one correction: from what it was first to what it is now.
+All changes of an annotation in a file's journal are combined: an annotation that was changed ten
+times is one correction, from its first content to its last. The other spelling that a viewer gives
+to what it did not touch is none, also in journals in which it was recorded as a change.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
-from neurotrale.annotations.content import Content, Contents
-from neurotrale.annotations.difference import changes
-from neurotrale.annotations.history import made
-from neurotrale.annotations.journal import Journal, Record
+from neurotrale.annotations.changes import changes_in
+from neurotrale.annotations.contents import Content, Contents
+from neurotrale.annotations.journal import Journal, JournalRecord
+from neurotrale.annotations.revisions import applied_changes
+from neurotrale.annotations.spelling import Parsed, edited_keys
+from neurotrale.annotations.validation import KNOWN_KEYS
+from neurotrale.errors import MissingError, reading
+from neurotrale.storage.directories import directory_at
+from neurotrale.storage.regular import is_regular
 
 Kind = Literal["added", "changed", "removed", "reviewed"]
 
-# Keys that say what a person looked at, not what is there.
-_LOOKED_AT = ("reviewed", "visited")
+# Keys that describe the progress of a review, not the annotation.
+_REVIEW_KEYS = ("reviewed", "visited")
 
 
 class Correction(msgspec.Struct, frozen=True):
     """One annotation that a person changed.
 
     Attributes:
-        block: Directory of the file below ``annotations``.
+        block: Name of the block.
         file: Name of the file.
         id: The annotation's id.
-        kind: What was done to it, all changes together.
-        first: Its content before the first change; None when it was added.
-        last: Its content after the last change; None when it was removed.
-        by: Who changed it last.
-        at: When, ISO 8601 in UTC.
+        kind: The kind of all changes taken together.
+        first: Content before the first change; None if the annotation was added.
+        last: Content after the last change; None if the annotation was removed.
+        by: Author of the last change.
+        at: Time of the last change, ISO 8601 in UTC.
     """
 
     block: str
@@ -48,12 +55,11 @@ class Correction(msgspec.Struct, frozen=True):
     at: str
 
     def line(self) -> bytes:
-        """Give the correction as a line of JSON."""
+        """Return the correction as a line of JSON."""
         return _encoder.encode(self) + b"\n"
 
 
 _encoder = msgspec.json.Encoder()
-_decode = msgspec.json.Decoder()
 
 
 @dataclass(slots=True)
@@ -62,19 +68,20 @@ class _Fold:
     last: bytes | None
     by: str
     at: str
+    is_saved: bool = True  # only by saves of the whole file
 
 
 def corrections(
     annotations: Path, since: str | None = None, by: str | None = None
 ) -> Iterator[Correction]:
-    """Give the corrections of a data set, file by file.
+    """Iterate over the corrections of a dataset, file by file.
 
-    Memory holds what was changed in one file at a time.
+    Memory holds the changed annotations of one file at a time.
 
     Args:
-        annotations: The data set's ``annotations`` directory.
+        annotations: The dataset's ``annotations`` directory.
         since: Only changes at or after this time (ISO 8601, UTC).
-        by: Only changes of this name.
+        by: Only changes by this author.
     """
     for block in sorted(annotations.iterdir()):
         if block.is_dir() and not block.name.startswith("."):
@@ -84,24 +91,43 @@ def corrections(
 def block_corrections(
     block: Path, since: str | None = None, by: str | None = None
 ) -> Iterator[Correction]:
-    """Give the corrections of the files of one block's directory."""
-    for journal in sorted(block.glob(".*.json.journal")):
+    """Iterate over the corrections of the files in a block's directory."""
+    for journal in _journals(block):
         file = journal.with_name(journal.name[1 : -len(".journal")])
         yield from file_corrections(file, since, by)
+
+
+def check_journals(block: Path) -> None:
+    """Check that all journals in a block's directory are regular files.
+
+    Raises:
+        DamagedError: One of them is a link, a pipe or the like.
+    """
+    for journal in _journals(block):
+        with reading(f"{block.name}/{journal.name}"):
+            is_regular(journal)
+
+
+def _journals(block: Path) -> list[Path]:
+    try:
+        with reading(block.name):
+            names = directory_at(block).names()
+    except MissingError:  # the block was removed or replaced since it was listed
+        return []
+    return sorted(block / name for name in names if fnmatchcase(name, ".*.json.journal"))
 
 
 def file_corrections(
     file: Path, since: str | None = None, by: str | None = None
 ) -> Iterator[Correction]:
-    """Give the corrections of one annotation file."""
-    folds: dict[str, _Fold] = {}
-    journal = Journal(file)
-    applied = {entry.n for entry, took_effect in made(journal, _content(file)) if took_effect}
-    for record in journal.records_forward():
-        if record.op == "outside" or record.n not in applied:
-            continue
-        if (since is None or record.at >= since) and (by is None or record.by == by):
-            _fold(folds, record)
+    """Iterate over the corrections of one annotation file.
+
+    Raises:
+        DamagedError: Its journal is a link, a pipe or the like.
+        ReadOnlyError, BusyError: It cannot be read.
+    """
+    with reading(f"{file.parent.name}/{file.name}"):
+        folds = _folds(file, since, by)
     for id_, fold in folds.items():
         kind = _kind(fold)
         if kind is not None:
@@ -117,6 +143,20 @@ def file_corrections(
             )
 
 
+def _folds(file: Path, since: str | None, by: str | None) -> dict[str, _Fold]:
+    folds: dict[str, _Fold] = {}
+    journal = Journal(file)
+    applied = {
+        entry.n for entry, took_effect in applied_changes(journal, _content(file)) if took_effect
+    }
+    for record in journal.records_forward():
+        if record.op == "outside" or record.n not in applied:
+            continue
+        if (since is None or record.at >= since) and (by is None or record.by == by):
+            _fold(folds, record)
+    return folds
+
+
 def _content(file: Path) -> Content | None:
     try:
         return Contents().read(file)
@@ -124,14 +164,15 @@ def _content(file: Path) -> Content | None:
         return None
 
 
-def _fold(folds: dict[str, _Fold], record: Record) -> None:
-    found = changes(record.bytes_hunks())
-    steps: dict[str, tuple[bytes | None, bytes | None]] = dict(found.changed)
-    steps |= {id_: (None, content) for id_, content in found.added.items()}
-    steps |= {id_: (content, None) for id_, content in found.removed.items()}
+def _fold(folds: dict[str, _Fold], record: JournalRecord) -> None:
+    changes = changes_in(record.bytes_hunks())
+    steps: dict[str, tuple[bytes | None, bytes | None]] = dict(changes.changed)
+    steps |= {id_: (None, content) for id_, content in changes.added.items()}
+    steps |= {id_: (content, None) for id_, content in changes.removed.items()}
     for id_, (before, after) in steps.items():
         fold = folds.setdefault(id_, _Fold(before, after, record.by, record.at))
         fold.last, fold.by, fold.at = after, record.by, record.at
+        fold.is_saved = fold.is_saved and record.op == "put"
 
 
 def _kind(fold: _Fold) -> Kind | None:
@@ -139,24 +180,21 @@ def _kind(fold: _Fold) -> Kind | None:
         return None if fold.last is None else "added"
     if fold.last is None:
         return "removed"
-    try:
-        first, last = _decode.decode(fold.first), _decode.decode(fold.last)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return "changed"  # from what another program wrote, and nobody can read
-    if first == last:
-        return None
-    for key in _LOOKED_AT:
-        before, after = first.pop(key, None), last.pop(key, None)
-        if key == "reviewed":
-            reviewed = before != after
-    if first != last:
+    first, last = Parsed.of(fold.first), Parsed.of(fold.last)
+    if first.fields is None or last.fields is None:
+        # another program wrote JSON that cannot be read
+        return None if fold.first == fold.last else "changed"
+    edited = set(edited_keys(first, last, own=True))
+    if fold.is_saved:  # a viewer that saves the whole file leaves out keys that it does not know
+        edited -= first.fields.keys() - last.fields.keys() - KNOWN_KEYS
+    if edited - set(_REVIEW_KEYS):
         return "changed"
-    return "reviewed" if reviewed else None
+    return "reviewed" if "reviewed" in edited else None
 
 
 def _raw(content: bytes | None) -> msgspec.Raw | None:
     if content is None:
         return None
-    # On one line and in UTF-8, as JSON Lines wants it; the spelling of numbers stays.
+    # On one line and in UTF-8, as JSON Lines requires; numbers keep their spelling.
     text = content.decode(errors="replace")
     return msgspec.Raw(msgspec.json.format(text, indent=-1).encode())

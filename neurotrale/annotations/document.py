@@ -1,4 +1,4 @@
-"""An annotation file as bytes: find, put in, take out, without touching any other annotation.
+"""An annotation file as bytes: find, replace, add and remove single annotations.
 
 Everything here is a pure function of bytes. Annotations that are not changed keep every byte:
 the order of keys, unknown keys, the spelling of numbers.
@@ -9,19 +9,25 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from neurotrale.errors import ConflictError
+from neurotrale.late import LazyModule
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = LazyModule("numpy")
 
 _split = msgspec.json.Decoder(list[msgspec.Raw])
 _string = msgspec.json.Decoder(str)
 MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 SPACE = b" \t\r\n"
 
-Offsets = NDArray[np.int64]
+Offsets: TypeAlias = "NDArray[np.int64]"
 
 
 class _HasId(msgspec.Struct, gc=False):
@@ -32,14 +38,14 @@ _id_of = msgspec.json.Decoder(_HasId)
 
 
 class NotAnArrayError(ValueError):
-    """The content is not a JSON array; the message says what is wrong."""
+    """The content is not a JSON array; the message says why."""
 
 
 def split_items(content: bytes) -> list[msgspec.Raw]:
-    """Cut a JSON array into the bytes of its items.
+    """Split a JSON array into the bytes of its items.
 
     Raises:
-        NotAnArrayError: The content is none.
+        NotAnArrayError: The content is not a JSON array.
     """
     try:
         return _split.decode(content)
@@ -51,7 +57,7 @@ def split_items(content: bytes) -> list[msgspec.Raw]:
 
 @dataclass(frozen=True, slots=True)
 class Hunk:
-    """One place of a change: at byte ``at`` of the old content, ``old`` became ``new``."""
+    """A contiguous change: at byte ``at`` of the old content, ``old`` is replaced by ``new``."""
 
     at: int
     old: bytes
@@ -60,13 +66,13 @@ class Hunk:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Where every annotation of a file stands, without the file's content.
+    """Offsets of all annotations in a file, without the file's content.
 
     Attributes:
-        starts: First byte of each annotation, in the file's order.
-        stops: The byte behind each annotation.
-        ids: Annotation id -> its place in the order (the first one, if it stands there twice).
-        repeated: Ids that stand in the file more than once, with all their places.
+        starts: Offset of the first byte of each annotation, in the file's order.
+        stops: Offset after the last byte of each annotation.
+        ids: Position of each id in that order (the first one, if the id appears twice).
+        repeated: Ids that appear more than once, with all their positions.
     """
 
     starts: Offsets
@@ -76,29 +82,29 @@ class Index:
 
     @classmethod
     def of(cls, content: bytes) -> Index:
-        """Find every annotation in a file.
+        """Index a file's content.
 
         Raises:
-            NotAnArrayError: The content is no JSON array.
+            NotAnArrayError: The content is not a JSON array.
         """
         if not content.strip():
             raise NotAnArrayError("expected a JSON array of annotations, found an empty file")
         items = split_items(content)
         ids: dict[str, int] = {}
         repeated: dict[str, list[int]] = {}
-        for place, item in enumerate(items):
+        for position, item in enumerate(items):
             id_ = id_of(item)
-            if id_ is not None and ids.setdefault(id_, place) != place:
-                repeated.setdefault(id_, [ids[id_]]).append(place)
-        starts, stops = _places(content, items)
+            if id_ is not None and ids.setdefault(id_, position) != position:
+                repeated.setdefault(id_, [ids[id_]]).append(position)
+        starts, stops = _offsets(content, items)
         return cls(starts, stops, ids, repeated)
 
     def __len__(self) -> int:
         return len(self.starts)
 
-    def span(self, place: int) -> tuple[int, int]:
-        """Give the first byte of an annotation and the byte behind it."""
-        return int(self.starts[place]), int(self.stops[place])
+    def span(self, position: int) -> tuple[int, int]:
+        """Return the start and stop offsets of an annotation."""
+        return int(self.starts[position]), int(self.stops[position])
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,117 +119,119 @@ class Document:
         """Index a file's content.
 
         Raises:
-            NotAnArrayError: The content is no JSON array.
+            NotAnArrayError: The content is not a JSON array.
         """
         return cls(content, Index.of(content))
 
     def find(self, id_: str) -> bytes | None:
-        """Give the bytes of an annotation (the first one of this id), or None."""
-        place = self.index.ids.get(id_)
-        return None if place is None else self.at(place)
+        """Return the bytes of the (first) annotation with this id; None if there is none."""
+        position = self.index.ids.get(id_)
+        return None if position is None else self.at(position)
 
-    def at(self, place: int) -> bytes:
-        """Give the bytes of the annotation at a place in the order."""
-        start, stop = self.index.span(place)
+    def at(self, position: int) -> bytes:
+        """Return the bytes of the annotation at a position."""
+        start, stop = self.index.span(position)
         return self.content[start:stop]
 
     def items(self) -> Iterator[bytes]:
-        """Give the bytes of every annotation in order."""
+        """Iterate over the bytes of all annotations, in order."""
         return map(self.at, range(len(self.index)))
 
     def upsert(self, id_: str, annotation: bytes) -> tuple[Hunk, Index]:
         """Replace an annotation, or add it at the end.
 
         Returns:
-            The change, and the index of the content after it.
+            The change, and the index of the new content.
 
         Raises:
-            ConflictError: The id stands in the file more than once.
+            ConflictError: The id appears more than once in the file.
         """
         self._check_single(id_)
         index = self.index
-        place = index.ids.get(id_)
-        if place is None:
+        position = index.ids.get(id_)
+        if position is None:
             return self._append(id_, annotation)
-        start, stop = index.span(place)
-        grown = len(annotation) - (stop - start)
+        start, stop = index.span(position)
+        growth = len(annotation) - (stop - start)
         after = Index(
-            _shifted(index.starts, place + 1, grown),
-            _shifted(index.stops, place, grown),
+            _shifted(index.starts, position + 1, growth),
+            _shifted(index.stops, position, growth),
             index.ids,
             index.repeated,
         )
         return Hunk(start, self.content[start:stop], annotation), after
 
     def remove(self, id_: str) -> tuple[Hunk, Index]:
-        """Take out an annotation that is in the file.
+        """Remove an annotation that is in the file.
 
         Returns:
-            The change, and the index of the content after it.
+            The change, and the index of the new content.
 
         Raises:
-            ConflictError: The id stands in the file more than once.
+            ConflictError: The id appears more than once in the file.
         """
         self._check_single(id_)
         index = self.index
-        place = index.ids[id_]
-        start, stop = index.span(place)
-        if place > 0:  # with the comma before it
-            start = int(index.stops[place - 1])
-        elif len(index) > 1:  # with the comma behind it
+        position = index.ids[id_]
+        start, stop = index.span(position)
+        if position > 0:  # with the comma before it
+            start = int(index.stops[position - 1])
+        elif len(index) > 1:  # with the comma after it
             stop = int(index.starts[1])
-        starts, stops = np.delete(index.starts, place), np.delete(index.stops, place)
-        ids = {key: at - (at > place) for key, at in index.ids.items() if key != id_}
-        repeated = {key: [at - (at > place) for at in ats] for key, ats in index.repeated.items()}
+        starts, stops = np.delete(index.starts, position), np.delete(index.stops, position)
+        ids = {key: at - (at > position) for key, at in index.ids.items() if key != id_}
+        repeated = {
+            key: [at - (at > position) for at in ats] for key, ats in index.repeated.items()
+        }
         after = Index(
-            _shifted(starts, place, start - stop),
-            _shifted(stops, place, start - stop),
+            _shifted(starts, position, start - stop),
+            _shifted(stops, position, start - stop),
             ids,
             repeated,
         )
         return Hunk(start, self.content[start:stop], b""), after
 
     def without(self, ids: Collection[str]) -> bytes:
-        """Give the content without some annotations that are in it.
+        """Return the content without some annotations that are in it.
 
         Raises:
-            ConflictError: An id stands in the file more than once.
+            ConflictError: An id appears more than once in the file.
         """
         if not ids:
             return self.content
         for id_ in ids:
             self._check_single(id_)
         index = self.index
-        gone = {index.ids[id_] for id_ in ids}
-        staying = [place for place in range(len(index)) if place not in gone]
+        removed = {index.ids[id_] for id_ in ids}
+        remaining = [position for position in range(len(index)) if position not in removed]
         pieces = [self.content[: int(index.starts[0])]]
-        for number, place in enumerate(staying):
-            start, stop = index.span(place)
+        for number, position in enumerate(remaining):
+            start, stop = index.span(position)
             if number > 0:  # with the comma before it
-                start = int(index.stops[place - 1])
+                start = int(index.stops[position - 1])
             pieces.append(self.content[start:stop])
         pieces.append(self.content[int(index.stops[-1]) :])
         return b"".join(pieces)
 
-    def nameless(self) -> list[bytes]:
-        """Give the annotations that have no string as id; another program wrote them."""
+    def without_id(self) -> list[bytes]:
+        """Return the annotations whose id is missing or not a string, written by other programs."""
         index = self.index
         if len(index) == len(index.ids):
             return []
-        named = {*index.ids.values(), *chain.from_iterable(index.repeated.values())}
-        return [self.at(place) for place in range(len(index)) if place not in named]
+        with_id = {*index.ids.values(), *chain.from_iterable(index.repeated.values())}
+        return [self.at(position) for position in range(len(index)) if position not in with_id]
 
-    def appended(self, annotations: Sequence[bytes]) -> Hunk:
-        """Add several annotations at the end, each in the file's own spacing."""
-        gap = self._gap()
+    def append(self, annotations: Sequence[bytes]) -> Hunk:
+        """Return the change that adds annotations at the end, with the file's own spacing."""
+        separator = self._separator()
         if not len(self.index):
             at = self.content.index(b"[") + 1
-            return Hunk(at, b"", (b"," + gap).join(annotations))
+            return Hunk(at, b"", (b"," + separator).join(annotations))
         at = int(self.index.stops[-1])
-        return Hunk(at, b"", b"".join(b"," + gap + annotation for annotation in annotations))
+        return Hunk(at, b"", b"".join(b"," + separator + annotation for annotation in annotations))
 
     def _append(self, id_: str, annotation: bytes) -> tuple[Hunk, Index]:
-        hunk = self.appended([annotation])
+        hunk = self.append([annotation])
         index = self.index
         start = hunk.at + len(hunk.new) - len(annotation)
         after = Index(
@@ -234,8 +242,8 @@ class Document:
         )
         return hunk, after
 
-    def _gap(self) -> bytes:
-        """The white space that this file has before its last annotation."""
+    def _separator(self) -> bytes:
+        """Return the white space before the file's last annotation."""
         if not len(self.index):
             return b""
         stop = start = int(self.index.starts[-1])
@@ -244,34 +252,34 @@ class Document:
         return self.content[start:stop]
 
     def _check_single(self, id_: str) -> None:
-        places = self.index.repeated.get(id_)
-        if places is not None:
-            where = ", ".join(f"[{place}]" for place in places)
+        positions = self.index.repeated.get(id_)
+        if positions is not None:
+            where = ", ".join(f"[{position}]" for position in positions)
             raise ConflictError(
-                f"The id {id_!r} stands in the file {len(places)} times, at {where}: which one is"
-                " meant is unclear. Write the whole file with PUT, each id once."
+                f"The id {id_!r} appears {len(positions)} times in the file, at {where}, so it is"
+                " unclear which one is meant. Write the whole file with PUT, each id once."
             )
 
 
 def id_of(annotation: bytes | msgspec.Raw) -> str | None:
-    """Read the id of an annotation; None when it has no string as id."""
+    """Return the id of an annotation; None if it is missing or not a string."""
     try:
         return _string.decode(_id_of.decode(annotation).id)
     except MALFORMED:
         return None
 
 
-def _places(content: bytes, items: list[msgspec.Raw]) -> tuple[Offsets, Offsets]:
+def _offsets(content: bytes, items: list[msgspec.Raw]) -> tuple[Offsets, Offsets]:
     starts = np.empty(len(items), np.int64)
     stops = np.empty(len(items), np.int64)
     between = SPACE + b","
     at = content.index(b"[") + 1
-    for place, item in enumerate(items):
+    for position, item in enumerate(items):
         while content[at] in between:
             at += 1
-        starts[place] = at
+        starts[position] = at
         at += len(memoryview(item))
-        stops[place] = at
+        stops[position] = at
     return starts, stops
 
 

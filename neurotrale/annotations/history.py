@@ -1,210 +1,163 @@
-"""What the journal of a file tells: its changes, and the file as it was at any of them."""
+"""The history of annotation files: list, read and restore revisions; confirm held removals."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from neurotrale.annotations.content import Content, etag_of
-from neurotrale.annotations.difference import apply, reversed_hunks
-from neurotrale.annotations.journal import Entry, Journal, Record
-from neurotrale.durable import temporary_of
-
-
-class NoHistoryError(LookupError):
-    """The content at this revision is not recorded; the message says why."""
+from neurotrale.annotations.changes import WriteContext
+from neurotrale.annotations.contents import Content, Contents, document_of
+from neurotrale.annotations.journal import Journal, JournalEntry
+from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.annotations.restore import (
+    annotation_in,
+    revision_content,
+)
+from neurotrale.annotations.revisions import ChangeFilter, applied_changes, page_of_changes
+from neurotrale.annotations.store import writable
+from neurotrale.annotations.writes import AnnotationWriter, WriteRequest, Written
+from neurotrale.errors import MissingError, reading
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which changes to list.
+class Page:
+    """A page of a file's changes, newest first.
 
     Attributes:
-        id_: Only those that touch this annotation.
-        since: Only those at or after this time (ISO 8601, UTC).
-        until: Only those before this time.
-        before: Only those with a smaller number, for the next page.
-        by: Only those of this name.
+        changes: The changes, each with whether it took effect.
+        next_before: The ``before`` of the next page; None on the last one.
     """
 
-    id_: str | None = None
-    since: str | None = None
-    until: str | None = None
-    before: int | None = None
-    by: str | None = None
+    changes: Sequence[tuple[JournalEntry, bool]]
+    next_before: int | None
 
-    def takes(self, entry: Entry) -> bool:
-        """Tell whether an entry is among them; `before` is the reader's business."""
-        return (
-            (self.by is None or entry.by == self.by)
-            and (self.since is None or entry.at >= self.since)
-            and (self.until is None or entry.at < self.until)
-            and (self.id_ is None or self.id_ in touched(entry) or self.id_ in entry.held)
+
+class AnnotationHistory:
+    """Reads and restores earlier contents of annotation files.
+
+    Args:
+        contents: Reads files.
+        writer: Writes files; None if the service is read-only.
+    """
+
+    def __init__(self, contents: Contents, writer: AnnotationWriter | None) -> None:
+        self.contents = contents
+        self._writer = writer
+
+    def page(self, file: AnnotationFile, filter_: ChangeFilter, limit: int) -> Page:
+        """Return a page of the changes of a file, newest first."""
+        with reading(file.display_path):
+            return Page(*page_of_changes(Journal(file.path), self._current(file), filter_, limit))
+
+    def changes(
+        self, file: AnnotationFile, filter_: ChangeFilter
+    ) -> Iterator[tuple[JournalEntry, bool]]:
+        """Iterate over a file's changes, newest first, each with whether it took effect."""
+        with reading(file.display_path):
+            for entry, applied in applied_changes(Journal(file.path), self._current(file)):
+                if filter_.matches(entry):
+                    yield entry, applied
+
+    def revision(self, file: AnnotationFile, revision: int) -> bytes:
+        """Return the content of a file after a change; revision 0 is before the first one.
+
+        Raises:
+            MissingError: There is no such revision, or its content is not recorded.
+        """
+        with reading(file.display_path):
+            return revision_content(self._current(file), Journal(file.path), revision)
+
+    def annotation(self, file: AnnotationFile, revision: int, id_: str) -> bytes:
+        """Return one annotation as it was after a change.
+
+        Raises:
+            MissingError: There is no such revision, or the annotation is not in it.
+        """
+        annotation = annotation_in(self.revision(file, revision), id_)
+        if annotation is None:
+            raise MissingError(
+                f"Revision {revision} of {file.display_path} has no annotation {id_!r}."
+            )
+        return annotation
+
+    def restore(self, file: AnnotationFile, revision: int, context: WriteContext) -> Written:
+        """Restore a whole file to a revision; this is itself recorded as a change.
+
+        Raises:
+            MissingError: There is no such revision, or its content is not recorded.
+            ChangedError: A precondition does not hold.
+        """
+        return self._write(
+            WriteRequest(operation="restore", file=file, context=context, revision=revision)
         )
 
+    def restore_annotation(
+        self, file: AnnotationFile, id_: str, revision: int | None, context: WriteContext
+    ) -> Written:
+        """Restore one annotation to a revision, or to its content before its last change.
 
-def touched(entry: Entry) -> list[str]:
-    """List the annotations that a change adds, changes or removes."""
-    return [*entry.added, *entry.changed, *entry.removed]
+        Raises:
+            MissingError: The annotation is not in the history.
+            ChangedError: A precondition does not hold.
+        """
+        return self._write(
+            WriteRequest(
+                operation="restore_annotation",
+                file=file,
+                context=context,
+                id=id_,
+                revision=revision,
+            )
+        )
 
+    def restore_removed(
+        self, file: AnnotationFile, since: str | None, context: WriteContext
+    ) -> Written:
+        """Restore all annotations that were removed; those in the file stay.
 
-def made(journal: Journal, content: Content | None) -> Iterator[tuple[Entry, bool]]:
-    """Give the changes, newest first, each with whether it took effect.
+        Args:
+            file: The file.
+            since: Only those removed at or after this time (ISO 8601, UTC).
+            context: The client's preconditions and author.
 
-    Args:
-        journal: The file's journal.
-        content: The file as it is now.
-    """
-    voided: set[int] = set()
-    newest = True
-    for entry in journal.entries():
-        if entry.op == "void":
-            voided.add(entry.of)
-            newest = False
-            continue
-        pending = newest and never_made(journal, entry, content)
-        newest = False
-        yield entry, entry.n not in voided and not pending
+        Raises:
+            ChangedError: A precondition does not hold.
+        """
+        return self._write(
+            WriteRequest(operation="restore_removed", file=file, context=context, since=since)
+        )
 
+    def held_removals(self, file: AnnotationFile) -> list[bytes]:
+        """Return the annotations whose removal is held back."""
+        with reading(file.display_path):
+            content = self.contents.read(file.path)
+            changes = applied_changes(Journal(file.path), content)
+            last = next((entry for entry, applied in changes if applied), None)
+        document = document_of(content, file.display_path)
+        held = map(document.find, last.held_removals if last is not None else ())
+        return [annotation for annotation in held if annotation is not None]
 
-def never_made(journal: Journal, newest: Entry, content: Content | None) -> bool:
-    """Tell whether the newest change is one of a writer that died, or that has yet to finish.
+    def confirm(self, file: AnnotationFile, ids: Sequence[str], context: WriteContext) -> Written:
+        """Remove annotations whose removal was held back.
 
-    Its file is then the very file of before, not only one of the same content: that, another
-    program may have brought back. Where there was no file, the temporary one lies there still.
+        Args:
+            file: The file.
+            ids: Ids of the annotations; empty means all that are held.
+            context: The client's preconditions and author.
 
-    Args:
-        journal: The file's journal.
-        newest: Its last record.
-        content: The file as it is now.
-    """
-    if content is None:
-        return newest.old is None and temporary_of(journal.file).exists()
-    unchanged = _state(newest.old) == (len(content.body), content.etag)
-    return unchanged and newest.stamp == content.stamp.etag
+        Raises:
+            MissingError: The removal of one of them is not held back.
+            ChangedError: A precondition does not hold.
+        """
+        return self._write(
+            WriteRequest(operation="confirm", file=file, context=context, ids=tuple(ids))
+        )
 
+    def _write(self, request: WriteRequest) -> Written:
+        return writable(self._writer).write(request)
 
-def changes_of(
-    journal: Journal, content: Content | None, wanted: Filter, limit: int
-) -> tuple[list[tuple[Entry, bool]], int | None]:
-    """List changes, newest first, a page at a time.
-
-    Returns:
-        The page, and the ``before`` of the next one; None when there is no more.
-    """
-    page: list[tuple[Entry, bool]] = []
-    for entry, applied in made(journal, content):
-        if wanted.before is not None and entry.n >= wanted.before:
-            continue
-        if wanted.takes(entry):
-            if len(page) == limit:
-                return page, page[-1][0].n
-            page.append((entry, applied))
-    return page, None
-
-
-def content_at(journal: Journal, revision: int, content: Content | None) -> bytes:
-    """Give the bytes of a file as they were after a change.
-
-    Args:
-        journal: The file's journal.
-        revision: Number of the change; 0 is the file before the first one. Of a change that was
-            recorded and never made, it is the file as that would have made it.
-        content: The file as it is now, from which recent revisions are found; None to begin from
-            the first content instead.
-
-    Raises:
-        NoHistoryError: There is no such revision, or its content is not recorded.
-    """
-    if content is not None:
-        body = _backwards(journal, revision, content)
-        if body is not None:
-            return body
-    return _forwards(journal, revision)
-
-
-def existed_at(journal: Journal, revision: int) -> bool:
-    """Tell whether there was a file after a change; 0 is before the first one."""
-    voided: set[int] = set()
-    first: Entry | None = None
-    for entry in journal.entries():
-        if entry.op == "void":
-            voided.add(entry.of)
-        elif entry.n == revision:
-            return entry.new is not None
-        elif entry.n not in voided:
-            first = entry
-    return first is not None and first.old is not None
-
-
-def _backwards(journal: Journal, revision: int, content: Content) -> bytes | None:
-    body = content.body
-    state = (len(body), content.etag)
-    voided: set[int] = set()
-    at_target = False
-    for record in journal.records():
-        if record.op == "void":
-            voided.add(record.of)
-            continue
-        if record.n in voided:
-            continue
-        if record.n <= revision:
-            return body if record.n == revision and _state(record.new) == state else None
-        if _state(record.new) != state:
-            if _state(record.old) == state:
-                continue  # recorded, and never made
-            return None
+    def _current(self, file: AnnotationFile) -> Content | None:
         try:
-            body = apply(body, reversed_hunks(record.bytes_hunks()))
-        except ValueError:
+            return self.contents.read(file.path)
+        except FileNotFoundError:
             return None
-        state = _state(record.old) or (0, etag_of(b""))
-        at_target = True
-    return body if revision == 0 and at_target else None
-
-
-def _forwards(journal: Journal, revision: int) -> bytes:
-    voided = {entry.of for entry in journal.entries() if entry.op == "void"}
-    records = [
-        record
-        for record in journal.records_forward()
-        if record.op != "void"
-        and (record.n not in voided or record.n == revision)
-        and record.n <= (revision or sys.maxsize)
-    ]
-    if not records or (revision and records[-1].n != revision):
-        raise NoHistoryError(f"There is no revision {revision}.")
-    first = records[0]
-    body = b"" if first.old is None else journal.base()
-    if body is None or not _fits(first, body):
-        raise NoHistoryError(
-            f"Revision {revision} cannot be given: the file's first content is missing"
-            f" ({journal.base_path.name}) or not the one that was recorded."
-        )
-    if revision == 0:
-        return body
-    for record in records:
-        body = _step(record, body, revision)
-    return body
-
-
-def _step(record: Record, body: bytes, revision: int) -> bytes:
-    try:
-        body = apply(body, record.bytes_hunks())
-    except ValueError:
-        body = b""
-    if record.new is not None and _state(record.new) != (len(body), etag_of(body)):
-        raise NoHistoryError(
-            f"Revision {revision} cannot be given: the journal is broken at change {record.n}."
-        )
-    return body
-
-
-def _fits(first: Record, body: bytes) -> bool:
-    return first.old is None or _state(first.old) == (len(body), etag_of(body))
-
-
-def _state(state: object) -> tuple[int, str] | None:
-    size, hash_ = getattr(state, "size", None), getattr(state, "hash", None)
-    return None if size is None or hash_ is None else (size, hash_)

@@ -1,18 +1,21 @@
-"""The journal of an annotation file: one line of JSON for each change, only ever appended.
+"""The journal of an annotation file: an append-only file with one line of JSON per change.
 
-It lies beside the file, hidden: ``.fibers.json.journal``. When a file that was there before is
-changed for the first time, its first content is kept as ``.fibers.json.journal.base`` (a hard
-link where possible, so that it costs nothing).
+It is a hidden file beside the annotation file: ``.fibers.json.journal``. When an existing file is
+changed for the first time, its content is kept as ``.fibers.json.journal.base`` (a hard link where
+possible, which costs nothing).
+
+Other users may be able to write in the directory: if one of these names is not a regular file,
+that is an error; it is never followed, waited for or replaced. Backups made of hard links
+(``cp -al``) keep the journal as it was: one with several hard links is copied before it grows.
 
 A record is durable before the file is replaced. So a crash leaves at worst a record whose change
-never took effect; the next writer marks it. A line that was torn by a crash is passed over.
+never took effect; the next writer marks it as aborted. A line torn by a crash is skipped.
 """
 
 from __future__ import annotations
 
 import base64
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,38 +23,60 @@ from typing import Literal
 
 import msgspec
 
+from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.document import Hunk
-from neurotrale.durable import append, fsync_directory
+from neurotrale.annotations.viewers import NO_NOTES, SaveNotes
+from neurotrale.storage.atomic import append, create_file, fsync_directory
+from neurotrale.storage.cache import Stamp
+from neurotrale.storage.directories import directory_of
+from neurotrale.storage.permissions import follow, permissions_of
+from neurotrale.storage.regular import (
+    is_regular,
+    lines_backwards,
+    open_companion,
+    open_regular_fd,
+    remove_regular,
+)
 
 Operation = Literal["put", "patch", "delete", "restore", "confirm", "outside", "void"]
-BLOCK_BYTES = 2**16
+_HEAD = b'{"n":'  # of every journal
 
 
-class State(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    """A content by its size and hash (`neurotrale.annotations.content.etag_of`)."""
+class ContentState(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """Identifies a content by its size and hash (`neurotrale.annotations.contents.etag_of`)."""
 
     size: int
     hash: str
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A record without its content: enough to list, to find and to compare.
+_RENAMED = {"held_removals": "held", "newly_held": "kept", "target": "of"}  # in the file
+
+
+class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename=_RENAMED):
+    """A record without its hunks, for listing, searching and comparing.
 
     Attributes:
         n: Number of the record in its journal, from 1.
         at: Time, ISO 8601 in UTC.
-        by: Who: the name that belongs to the token, or the client's address.
+        by: Author: the name that belongs to the token, or the client's address.
         source: The client's address.
-        op: What was done.
-        old: The content before; None when there was no file.
-        stamp: What told the file before from another one of the same content.
+        op: The operation; ``outside`` records a change that another program made to the file,
+            ``void`` marks an earlier record as aborted.
+        old: The content before; None if the file did not exist.
+        stamp: Version stamp of the file this change replaced; distinguishes it from a
+            byte-identical file written later.
         new: The content after.
-        added: Ids of annotations.
-        changed: Ids of annotations.
-        removed: Ids of annotations.
-        held: Ids whose removal is held back, all that are after this record.
-        kept: How many removals this record newly held back.
-        of: The record that a ``void`` marks or whose state a ``restore`` brought back.
+        added: Ids of added annotations.
+        changed: Ids of changed annotations.
+        removed: Ids of removed annotations.
+        held_removals: Ids of all annotations whose removal is held back after this record.
+        newly_held: Number of removals that this record newly held back.
+        target: The record that a ``void`` marks, or whose state a ``restore`` restored.
+        first: Number of the first of several records that were written together, with one
+            replacement of the file; all of them took effect or none. A ``void`` with it marks all
+            records from there to its target. 0 for a record on its own.
+        intent: The name that the writer gave the request; no other request has it.
+        save: What else is known about the request.
     """
 
     n: int
@@ -59,55 +84,54 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     op: Operation
     by: str = ""
     source: str = ""
-    old: State | None = None
+    old: ContentState | None = None
     stamp: str = ""
-    new: State | None = None
+    new: ContentState | None = None
     added: list[str] = []
     changed: list[str] = []
     removed: list[str] = []
-    held: list[str] = []
-    kept: int = 0
-    of: int = 0
+    held_removals: list[str] = []
+    newly_held: int = 0
+    target: int = 0
+    first: int = 0
+    intent: str = ""
+    save: SaveNotes = NO_NOTES
+
+    @property
+    def aborts(self) -> range:
+        """Numbers of the records that this one marks as aborted."""
+        if self.op != "void":
+            return range(0)
+        return range(self.first or self.target, self.target + 1)
 
 
-class Record(Entry, frozen=True, omit_defaults=True, kw_only=True):
+class JournalRecord(JournalEntry, frozen=True, omit_defaults=True, kw_only=True):
     """A whole record.
 
     Attributes:
-        hunks: The change: ``[offset in the old content, old text, new text]`` each.
-        base64: Whether the texts are base64 of bytes that are no UTF-8.
+        hunks: The hunks of the change: offset in the old content, old text, new text.
+        base64: Whether the texts are base64, because the bytes are not valid UTF-8.
     """
 
     hunks: list[tuple[int, str, str]] = []
     base64: bool = False
 
     def bytes_hunks(self) -> list[Hunk]:
-        """Give the change as bytes."""
+        """Return the hunks as bytes."""
         decode = base64.b64decode if self.base64 else str.encode
         return [Hunk(at, decode(old), decode(new)) for at, old, new in self.hunks]
 
 
-def encoded_hunks(hunks: Sequence[Hunk]) -> tuple[list[tuple[int, str, str]], bool]:
-    """Give a change as text for a record, and whether that is base64."""
-    try:
-        return [(hunk.at, hunk.old.decode(), hunk.new.decode()) for hunk in hunks], False
-    except UnicodeDecodeError:
-        return [
-            (hunk.at, base64.b64encode(hunk.old).decode(), base64.b64encode(hunk.new).decode())
-            for hunk in hunks
-        ], True
-
-
 _encoder = msgspec.json.Encoder()
-_entries = msgspec.json.Decoder(Entry)
-_records = msgspec.json.Decoder(Record)
+_entries = msgspec.json.Decoder(JournalEntry)
+_records = msgspec.json.Decoder(JournalRecord)
 
 
 class Journal:
     """The journal of one annotation file.
 
     Args:
-        file: The annotation file.
+        file: Path of the annotation file.
     """
 
     def __init__(self, file: Path) -> None:
@@ -115,87 +139,125 @@ class Journal:
         self.path = file.with_name(f".{file.name}.journal")
         self.base_path = file.with_name(f".{file.name}.journal.base")
 
-    def standing(self) -> tuple[Entry | None, Entry | None]:
+    @property
+    def exists(self) -> bool:
+        """Whether the journal file exists."""
+        return is_regular(self.path)
+
+    def tail(self) -> tuple[JournalEntry | None, JournalEntry | None]:
         """Read the end of the journal; the caller holds the file's lock.
 
         Returns:
-            The last record, and the last one whose change was not marked as never made.
+            The last record, and the last one that is not marked as aborted.
         """
-        last: Entry | None = None
-        voided = set()
+        last: JournalEntry | None = None
+        aborted: set[int] = set()
         for entry in self.entries():
             last = last or entry
             if entry.op == "void":
-                voided.add(entry.of)
-            elif entry.n not in voided:
+                aborted.update(entry.aborts)
+            elif entry.n not in aborted:
                 return last, entry
         return last, None
 
-    def append(self, record: Record) -> None:
-        """Append a record and make it durable.
+    def append(self, *records: JournalRecord) -> None:
+        """Append records and make them durable.
 
         Raises:
-            OSError: The journal is as it was.
+            OSError: The journal is unchanged.
         """
-        # A torn line, of a writer that died, is closed first; the file is never cut.
-        line = _encoder.encode(record) + b"\n"
-        append(self.path, b"\n" + line if self._ends_torn() else line, self.file)
+        # A line torn by a writer that died is terminated first; the file is never truncated.
+        lines = b"".join(_encoder.encode(record) + b"\n" for record in records)
+        lines = b"\n" + lines if self._ends_torn() else lines
+        if append(self.path, lines, self.file, _HEAD):
+            self._follow_with_base()
 
-    def begin(self, record: Record) -> None:
-        """Append the first record that counts; the content before it is kept as the base.
+    def begin(self, records: Sequence[JournalRecord], content: Content | None) -> None:
+        """Save the content before the first effective record as the base, and append records.
+
+        Args:
+            records: The records.
+            content: Current content of the file; None if it does not exist.
 
         Raises:
-            OSError: The journal is as it was.
+            OSError: The journal is unchanged.
         """
-        self._keep_base()
+        self._save_base(content)
         try:
-            self.append(record)
+            self.append(*records)
         except BaseException:
             with suppress(OSError):
-                self.base_path.unlink(missing_ok=True)
+                remove_regular(self.base_path)
             raise
 
-    def _keep_base(self) -> None:
-        self.base_path.unlink(missing_ok=True)
-        try:
-            os.link(os.path.realpath(self.file), self.base_path)  # never a link to the link
-        except FileNotFoundError:
+    def _save_base(self, content: Content | None) -> None:
+        remove_regular(self.base_path)
+        if content is None:
             return
-        except OSError:  # no hard links here, or not ours to link
-            shutil.copy2(self.file, self.base_path)
-            with self.base_path.open("rb") as copied:
-                os.fsync(copied.fileno())
+        if not self._link_base(content):  # no hard links on this file system, or not permitted
+            create_file(self.base_path, content.body, like=self.file)
         fsync_directory(self.base_path.parent)
 
-    def base(self) -> bytes | None:
-        """Read the content before the first recorded change; None when there was no file."""
+    def _link_base(self, content: Content) -> bool:
+        """Hard-link the base to the file; return False if the file is not the one that was read."""
         try:
-            return self.base_path.read_bytes()
+            directory, name = directory_of(self.file)
+            directory.link(name, self.base_path.name)
+        except OSError:
+            return False
+        if self._is_base(content):
+            return True
+        directory.unlink(self.base_path.name)
+        return False
+
+    def _is_base(self, content: Content) -> bool:
+        try:
+            descriptor = open_regular_fd(self.base_path)
+        except OSError:
+            return False
+        try:
+            return Stamp.of(os.fstat(descriptor)).recorded == content.stamp.recorded
+        finally:
+            os.close(descriptor)
+
+    def _follow_with_base(self) -> None:
+        """Let those read the base who may read the file now, if it surely is the base."""
+        with suppress(OSError), open_companion(self.base_path, self.file) as base:
+            body = base.read()
+            state = ContentState(len(body), etag_of(body))
+            if any(entry.old == state for entry in self.entries()):
+                follow(base.fileno(), permissions_of(self.file))
+
+    def base(self) -> bytes | None:
+        """Return the content before the first recorded change; None if there was no file."""
+        try:
+            with open_companion(self.base_path, self.file) as base:
+                return base.read()
         except FileNotFoundError:
             return None
 
-    def entries(self, before: int | None = None) -> Iterator[Entry]:
-        """Give the records without content, newest first.
+    def entries(self, before: int | None = None) -> Iterator[JournalEntry]:
+        """Iterate over the records without their hunks, newest first.
 
         Args:
             before: Only records with a smaller number.
         """
-        for line in _lines_backwards(self.path):
+        for line in self._lines_backwards():
             entry = _entry(line)
             if entry is not None and (before is None or entry.n < before):
                 yield entry
 
-    def records(self) -> Iterator[Record]:
-        """Give the whole records, newest first."""
-        for line in _lines_backwards(self.path):
+    def records(self) -> Iterator[JournalRecord]:
+        """Iterate over the whole records, newest first."""
+        for line in self._lines_backwards():
             record = _record(line)
             if record is not None:
                 yield record
 
-    def records_forward(self) -> Iterator[Record]:
-        """Give the whole records, oldest first."""
+    def records_forward(self) -> Iterator[JournalRecord]:
+        """Iterate over the whole records, oldest first."""
         try:
-            with self.path.open("rb") as journal:
+            with open_companion(self.path, self.file) as journal:
                 for line in journal:
                     record = _record(line)
                     if record is not None:
@@ -203,9 +265,16 @@ class Journal:
         except FileNotFoundError:
             return
 
+    def _lines_backwards(self) -> Iterator[bytes]:
+        try:
+            with open_companion(self.path, self.file) as journal:
+                yield from lines_backwards(journal)
+        except FileNotFoundError:
+            return
+
     def _ends_torn(self) -> bool:
         try:
-            with self.path.open("rb") as journal:
+            with open_companion(self.path, self.file) as journal:
                 if journal.seek(0, os.SEEK_END) == 0:
                     return False
                 journal.seek(-1, os.SEEK_END)
@@ -214,45 +283,15 @@ class Journal:
             return False
 
 
-def _entry(line: bytes) -> Entry | None:
+def _entry(line: bytes) -> JournalEntry | None:
     try:
         return _entries.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 
-def _record(line: bytes) -> Record | None:
+def _record(line: bytes) -> JournalRecord | None:
     try:
         return _records.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-
-
-def _lines_backwards(path: Path) -> Iterator[bytes]:
-    """Give the lines of a file from its end, without reading more of it than is asked for."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        at = file.seek(0, os.SEEK_END)
-        parts: list[bytes] = []  # of the line whose beginning is not found yet, last part first
-        while at > 0:
-            size = min(max(BLOCK_BYTES, sum(map(len, parts))), at)
-            at -= size
-            file.seek(at)
-            block = file.read(size)
-            lines = block.split(b"\n")
-            if len(lines) > 1:
-                yield from _nonempty(lines[-1] + b"".join(reversed(parts)))
-                for line in lines[-2:0:-1]:
-                    yield from _nonempty(line)
-                parts = [lines[0]]
-            else:
-                parts.append(block)
-        yield from _nonempty(b"".join(reversed(parts)))
-
-
-def _nonempty(line: bytes) -> Iterator[bytes]:
-    if line:
-        yield line

@@ -1,1 +1,1 @@
-"""Image chunks: what `info` promises, what a TIFF holds, and the bytes between the two."""
+"""Image chunks: finding, decoding and encoding the TIFF files that hold them."""

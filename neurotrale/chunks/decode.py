@@ -1,46 +1,156 @@
-"""TIFF file to chunk bytes, through tifffile, with every promise checked."""
+"""Decodes any TIFF with tifffile, and checks it against what a chunk must contain.
+
+A chunk is sent as ``[channel, z, y, x]`` in C order. TIFF writers label axes in many ways, so the
+order of the axes follows from their sizes if possible, else from the labels, and ambiguous files
+are refused.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-import tifffile
+from neurotrale.chunks.tiff_pages import is_stored, missing_entries, own_page, page_array
+from neurotrale.errors import DamagedError, reading
+from neurotrale.late import LazyModule
 
-from neurotrale.chunks.layout import Array, Expected, axis_order, little_endian
-from neurotrale.errors import DamagedError
-from neurotrale.faults import reading
+if TYPE_CHECKING:
+    import numpy as np
+    import tifffile
+    from numpy.typing import NDArray
+else:
+    np = LazyModule("numpy")
+    tifffile = LazyModule("tifffile")
 
-# A chunk is some hundred kilobytes; a header that promises more than this is damage or an attack.
+Array: TypeAlias = "NDArray[np.generic]"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The content of a chunk according to its name and `info`; None for what neither states."""
+
+    shape_vx: tuple[int, int, int] | None = None
+    """Size (x, y, z) in voxels."""
+    dtype: str | None = None
+    """The numpy name of the data type, such as ``uint16``."""
+    channels: int | None = None
+    labels: bool = False
+    """Whether the voxels are labels of a segmentation."""
+
+    def __str__(self) -> str:
+        parts = []
+        if self.shape_vx is not None:
+            parts.append("{}x{}x{} voxels (x, y, z)".format(*self.shape_vx))
+        if self.channels is not None:
+            parts.append(f"{self.channels} channel{'s' if self.channels != 1 else ''}")
+        if self.dtype is not None:
+            parts.append(self.dtype)
+        return ", ".join(parts) or "any image"
+
+
+def axis_order(shape: tuple[int, ...], axes: str, expected: Expected) -> list[int] | None:
+    """Return the permutation that brings the array of a TIFF to ``[channel, z, y, x]``.
+
+    Args:
+        shape: The shape of the first series.
+        axes: One letter per axis, as in tifffile: Y and X; C channel; Z depth; S sample of a colour
+            image; any other letter is a stack of pages without a specific meaning.
+        expected: The expected content.
+
+    Returns:
+        The axes of the array in the order channel, z, y, x, without those of length one; None
+        if the array does not match what is expected, or matches in more than one way.
+    """
+    labels = {letter for letter, n in zip(axes, shape, strict=True) if n != 1}
+    labelled, as_stored = _by_labels(shape, axes, expected), _by_sizes(shape, expected)
+    if _channels(expected) == 1:
+        return as_stored if labelled is None else labelled
+    if "C" in labels:
+        return labelled
+    # Colours are often a guess: tifffile takes an axis of length 3 or 4 in some positions for them.
+    orders = [order for order in (labelled, as_stored) if order is not None]
+    return orders[0] if orders and orders[0] == orders[-1] else None
+
+
+def _by_labels(shape: tuple[int, ...], axes: str, expected: Expected) -> list[int] | None:
+    axis_of: dict[str, int] = {}
+    unlabelled = []
+    for i, letter in enumerate(axes):
+        if shape[i] == 1:
+            continue
+        name = "C" if letter == "S" else letter
+        if name in axis_of:
+            return None
+        if name in "CZYX":
+            axis_of[name] = i
+        else:
+            unlabelled.append(i)
+    # Pages without labels follow the Precomputed order: all of z within a channel.
+    for name in "CZ":
+        if unlabelled and name not in axis_of:
+            axis_of[name] = unlabelled.pop(0)
+    if unlabelled:
+        return None
+    sizes = {"C": _channels(expected), **dict(zip("XYZ", expected.shape_vx or (), strict=False))}
+    if any((shape[axis_of[k]] if k in axis_of else 1) != n for k, n in sizes.items()):
+        return None
+    return [axis_of[name] for name in "CZYX" if name in axis_of]
+
+
+def _by_sizes(shape: tuple[int, ...], expected: Expected) -> list[int] | None:
+    """Return the order of the axes as stored, if it has the sizes of the chunk."""
+    order = [i for i, n in enumerate(shape) if n != 1]
+    channels = _channels(expected)
+    if expected.shape_vx is None:
+        return order if channels == 1 else None
+    x, y, z = expected.shape_vx
+    if channels == 1:
+        return order if [shape[i] for i in order] == [n for n in (z, y, x) if n != 1] else None
+    return order if shape == (channels, z, y, x) else None
+
+
+def _channels(expected: Expected) -> int:
+    return 1 if expected.channels is None else expected.channels
+
+
+def little_endian(array: Array) -> Array:
+    """Return the array in the byte order of the Precomputed format, swapped if needed."""
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
+
+
+# A chunk has a few hundred kilobytes; a header that claims more than this is damaged or malicious.
 DECODED_LIMIT_BYTES = 2**30
 PAGES_LIMIT = 2**14
 
 
-def decode_chunk(path: Path, name: str, expected: Expected) -> bytes:
-    """Decode a TIFF to raw Precomputed bytes.
+def decode_chunk(path: Path, name: str, expected: Expected, descriptor: int | None = None) -> bytes:
+    """Decode a TIFF to the bytes of a raw Precomputed chunk.
 
     Args:
         path: The TIFF file.
-        name: What to call it in errors.
-        expected: What its content must be.
+        name: The path shown in errors.
+        expected: The expected content.
+        descriptor: A descriptor of the file, if it is open; it is not closed.
 
     Returns:
         The voxels as ``[channel, z, y, x]`` in C order, little-endian.
 
     Raises:
         MissingError, ReadOnlyError, BusyError: The file cannot be opened.
-        DamagedError: It is no TIFF, is truncated, or is not what is expected.
+        DamagedError: The file is not a TIFF, is truncated, or is not as expected.
     """
-    with reading(name), path.open("rb") as file:
+    source = path if descriptor is None else descriptor
+    with reading(name), open(source, "rb", closefd=descriptor is None) as file:
         try:
-            # A description that names other files must not make this one reach for them.
+            # A description that names other files must not cause them to be opened.
             tiff = tifffile.TiffFile(file, name=path.name, _multifile=False)
             return _decode(tiff, name, expected)
         except (DamagedError, OSError):
             raise
-        # What a broken file makes a decoder raise has no common class: ValueError, KeyError,
-        # struct.error, RuntimeError of the codecs, ZeroDivisionError, ... were all seen.
+        # The errors that decoders raise for a broken file have no common class: ValueError,
+        # KeyError, struct.error, RuntimeError and ZeroDivisionError have all been seen.
         except Exception as error:
             raise DamagedError(
                 name, f"expected {expected}, found a TIFF that cannot be decoded: {error}"
@@ -50,32 +160,48 @@ def decode_chunk(path: Path, name: str, expected: Expected) -> bytes:
 def _decode(tiff: tifffile.TiffFile, name: str, expected: Expected) -> bytes:
     if _has_more_pages(tiff, PAGES_LIMIT):
         raise DamagedError(
-            name, f"expected {expected}, found more than {PAGES_LIMIT} pages, or pages in a circle"
+            name, f"expected {expected}, found more than {PAGES_LIMIT} pages, or a loop of pages"
         )
     if not tiff.series:
-        raise DamagedError(name, f"expected {expected}, found a TIFF without any image")
+        raise DamagedError(name, f"expected {expected}, found a TIFF without an image")
     series = tiff.series[0]
-    found = f"shape {'x'.join(map(str, series.shape))} (axes {series.axes}), {series.dtype}"
+    actual = f"shape {'x'.join(map(str, series.shape))} (axes {series.axes}), {series.dtype}"
     if series.dtype is None or not 0 < series.nbytes <= DECODED_LIMIT_BYTES:
-        raise DamagedError(name, f"expected {expected}, found {found}")
-    in_colour = series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB
-    axes = series.axes if in_colour else series.axes.replace("S", "C")
+        raise DamagedError(name, f"expected {expected}, found {actual}")
+    is_colour = series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB
+    axes = series.axes if is_colour else series.axes.replace("S", "C")
     order = axis_order(series.shape, axes, expected)
-    dtype_fits = expected.dtype in (None, series.dtype.name)
-    if order is None or not dtype_fits:
-        raise DamagedError(name, f"expected {expected}, found {found}")
+    is_dtype_expected = expected.dtype in (None, series.dtype.name)
+    if order is None or not is_dtype_expected:
+        raise DamagedError(name, f"expected {expected}, found {actual}")
     if expected.shape_vx is None:
         _check_pages(tiff, series, name)
     _check_segments(tiff, series, name)
-    array: Array = np.asarray(series.asarray(maxworkers=1))
+    array = _voxels(series)
     if array.shape != series.shape:
-        raise DamagedError(name, f"expected {found}, found only {array.shape} in the file")
+        raise DamagedError(name, f"expected {actual}, found only {array.shape} in the file")
     order += [i for i in range(array.ndim) if i not in order]
     return little_endian(array.transpose(order)).tobytes()
 
 
+def _voxels(series: tifffile.TiffPageSeries) -> Array:
+    """Read a series; page by page if tifffile would take segments of others to be contiguous."""
+    pages = [page for page in series.pages if page is not None] if _are_listed(series) else []
+    if series.keyframe.is_contiguous and not all(
+        is_stored(page) and own_page(page) is page for page in pages
+    ):
+        return np.stack([page_array(page) for page in pages]).reshape(series.shape)
+    return np.asarray(series.asarray(maxworkers=1))
+
+
+def _are_listed(series: tifffile.TiffPageSeries) -> bool:
+    """Return whether every page of a series has a header; some writers describe only the first."""
+    assert series.parent is not None
+    return not series.is_truncated and len(series.parent.pages) >= len(series.pages)
+
+
 def _has_more_pages(tiff: tifffile.TiffFile, limit: int) -> bool:
-    """Follow the pages so far only: where they form a circle, tifffile would go on for ever."""
+    """Follow the pages up to a limit only: in a loop of pages, tifffile would never stop."""
     try:
         return tiff.pages[limit] is not None
     except IndexError:
@@ -83,41 +209,52 @@ def _has_more_pages(tiff: tifffile.TiffFile, limit: int) -> bool:
 
 
 def _check_pages(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, name: str) -> None:
-    """Refuse files that lost pages, where no promised extent would tell."""
-    written = next(iter(tiff.shaped_metadata or ()), {}).get("shape", series.shape)
+    """Refuse files that lost pages, when no expected shape would show it."""
+    described = next(iter(tiff.shaped_metadata or ()), {}).get("shape", series.shape)
     tiff.filehandle.seek(tiff.pages.next_page_offset or 0)
     link = tiff.filehandle.read(tiff.tiff.offsetsize)
-    if len(link) < tiff.tiff.offsetsize or any(link) or prod(written) != prod(series.shape):
+    if len(link) < tiff.tiff.offsetsize or any(link) or prod(described) != prod(series.shape):
         raise DamagedError(
             name,
-            f"expected more pages than the {len(tiff.pages)} found: it was not written to its end",
+            f"expected more than the {len(tiff.pages)} pages found: the file is truncated",
         )
 
 
 def _check_segments(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, name: str) -> None:
-    """Refuse files whose strips or tiles are not all there; decoders fill such gaps with zeros."""
+    """Refuse files whose strips or tiles are damaged; decoders would fill them with zeros.
+
+    A segment is absent on purpose if both its offset and its size are 0.
+    """
     size = tiff.filehandle.size
-    if series.dataoffset is not None:  # one run of uncompressed data, perhaps under a single page
+    if series.dataoffset:  # contiguous uncompressed data, perhaps with a single page
         if series.dataoffset + series.nbytes > size:
             raise DamagedError(
                 name,
                 f"expected {series.nbytes} bytes of voxels at {series.dataoffset}, but the file"
-                f" has {size}: it was not written to its end",
+                f" has {size}: it is truncated",
             )
-        return
-    needed = 1 if series.keyframe.is_contiguous else prod(series.keyframe.chunked)
+        if not _are_listed(series):
+            return
     for number, page in enumerate(series.pages):
         if page is None:
-            raise DamagedError(name, f"expected {len(series.pages)} pages, page {number} is absent")
-        counts = page.databytecounts
-        if len(counts) < needed:
             raise DamagedError(
-                name, f"page {number} expects {needed} strips or tiles, but lists {len(counts)}"
+                name, f"expected {len(series.pages)} pages, but page {number} is missing"
+            )
+        page = own_page(page)
+        if series.dataoffset and is_stored(page):
+            continue
+        counts, lacking = page.databytecounts, missing_entries(page)
+        if lacking:
+            raise DamagedError(
+                name,
+                f"page {number} expects {len(counts) + lacking} strips or tiles, but lists"
+                f" {len(counts)}",
             )
         for offset, count in zip(page.dataoffsets, counts, strict=True):
-            if count == 0 or offset == 0 or offset + count > size:
+            absent = not offset and not count
+            if not absent and (not count or not offset or offset + count > size):
                 raise DamagedError(
                     name,
                     f"page {number} expects {count} bytes at {offset}, but the file has {size}:"
-                    " it was not written to its end",
+                    " it is truncated",
                 )

@@ -1,88 +1,161 @@
-"""Chunks below the data root: which file holds one, and its bytes."""
+"""Finds the file of a chunk below the data root, and reads its voxels."""
 
 from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass
 
-from neurotrale.chunks.info import Infos
-from neurotrale.chunks.layout import Expected
-from neurotrale.chunks.read import ChunkReader, Voxels
+from neurotrale.chunks.blockfs_reader import BlockChunk, BlockReader
+from neurotrale.chunks.decode import Expected
+from neurotrale.chunks.layouts import BLOCKFS, Layouts, absent_chunk_text
+from neurotrale.chunks.reader import ChunkReader, Voxels
 from neurotrale.errors import DamagedError, MissingError
-from neurotrale.files import Files, Found, FoundDirectory
-from neurotrale.names import ChunkPath
+from neurotrale.precomputed.info import Info, Infos
+from neurotrale.storage.cache import Stamp
+from neurotrale.storage.files import Files, StoredDirectory, StoredFile
+from neurotrale.storage.names import ChunkPath, Parts
 
 TIFF_SUFFIXES = (".tiff", ".tif")
+
+_INFO = "/info"  # a note about a directory; no file has this name
 
 
 @dataclass(frozen=True, slots=True)
 class TiffChunk:
     """A chunk that is stored as TIFF and must be decoded."""
 
-    found: Found
+    file: StoredFile
+
+    @property
+    def stamp(self) -> Stamp:
+        """Version stamp of the file."""
+        return self.file.stamp
+
+    def close(self) -> None:
+        """Close the file, if it is open."""
+        self.file.close()
+
+
+DecodedChunk = TiffChunk | BlockChunk
+"""A chunk that must be decoded."""
 
 
 class Chunks:
-    """Finds and decodes the chunks of every data set below the root."""
+    """Finds and decodes the chunks of every dataset below the root."""
 
     def __init__(self, files: Files) -> None:
         self.files = files
-        self.infos = Infos(files.tree)
+        self.infos = Infos(files.data_root)
         self.reader = ChunkReader()
+        self.blocks = BlockReader(files)
+        self.layouts = Layouts(files)
 
-    def find(self, chunk: ChunkPath) -> Found | FoundDirectory | TiffChunk:
-        """Look for the raw file of this name, then its TIFF, then its compressed twins.
+    def find(self, chunk: ChunkPath) -> StoredFile | StoredDirectory | DecodedChunk:
+        """Return the raw file of this name, its TIFF, a compressed copy, or a block of blockfs.
 
         Raises:
-            MissingError: There is none of them.
+            MissingError: None of them exists.
+            DamagedError: The scale is blockfs, and its directory file or a shard is damaged.
         """
-        exact = self.files.find_exact((*chunk.directory, chunk.stem))
+        found = self._known_tiff(chunk) or self._find(chunk)
+        if found is None and self.files.data_root.directories.renew(chunk.directory):
+            found = self._find(chunk)
+        if found is not None:
+            return found
+        layout = self.layouts.of_scale(chunk.directory)
+        block = self._find_block(chunk) if layout == BLOCKFS else None
+        if block is not None:
+            return block
+        raise MissingError(absent_chunk_text("/".join((*chunk.directory, chunk.stem)), layout))
+
+    def _find(self, chunk: ChunkPath) -> StoredFile | StoredDirectory | TiffChunk | None:
+        parts = (*chunk.directory, chunk.stem)
+        exact = self.files.find_exact(parts, renew=False)
         if exact is not None:
             return exact
         tiff = self.find_tiff(chunk)
-        if tiff is not None:
-            return tiff
-        twin = self.files.find_twin((*chunk.directory, chunk.stem))
-        if twin is not None:
-            return twin
-        raise MissingError(f"There is no chunk {'/'.join((*chunk.directory, chunk.stem))!r}.")
+        if tiff is None:
+            return self.files.find_twin(parts)
+        self.files.notes(chunk.directory)[chunk.stem] = tiff.file.name[len("/".join(parts)) :]
+        return tiff
+
+    def _known_tiff(self, chunk: ChunkPath) -> TiffChunk | None:
+        """Return the TIFF of a chunk that was found within the last second.
+
+        There was no raw file then, so it is not looked for again.
+        """
+        notes = self.files.notes(chunk.directory)
+        suffix = notes.get(chunk.stem)
+        if not isinstance(suffix, str):
+            return None
+        file = self.files.find_exact((*chunk.directory, chunk.stem + suffix), renew=False)
+        return TiffChunk(file) if isinstance(file, StoredFile) else None
 
     def find_tiff(self, chunk: ChunkPath) -> TiffChunk | None:
-        """Look for the chunk's TIFF only."""
+        """Return the TIFF of a chunk; None if there is none."""
         for suffix in TIFF_SUFFIXES:
-            found = self.files.find_exact((*chunk.directory, chunk.stem + suffix))
-            if isinstance(found, Found):
-                return TiffChunk(found)
+            file = self.files.find_exact((*chunk.directory, chunk.stem + suffix), renew=False)
+            if isinstance(file, StoredFile):
+                return TiffChunk(file)
         return None
 
-    def read(self, chunk: ChunkPath, tiff: TiffChunk, codings: Set[str]) -> Voxels:
-        """Read a chunk's voxels, checked against its name and the data set's `info`.
+    def _find_block(self, chunk: ChunkPath) -> BlockChunk | None:
+        if chunk.name is None:
+            return None
+        above = self.infos.above(chunk.directory)
+        scale = None if above is None else above[0].scale(above[1])
+        offset_vx = (0, 0, 0) if scale is None else scale.voxel_offset
+        x, y, z = (
+            (start - offset, stop - offset)
+            for start, stop, offset in zip(
+                chunk.name.start_vx, chunk.name.stop_vx, offset_vx, strict=True
+            )
+        )
+        return self.blocks.find(chunk.directory, (x, y, z))
+
+    def read(self, chunk: ChunkPath, stored: DecodedChunk, codings: Set[str]) -> Voxels:
+        """Read the voxels of a chunk, checked against its name and the `info` of the dataset.
 
         Args:
-            chunk: The chunk's name.
-            tiff: The file that holds it.
-            codings: Content codings that the client takes.
+            chunk: The parsed path of the chunk.
+            stored: Where the chunk is stored.
+            codings: The content codings that the client accepts.
 
         Raises:
-            DamagedError: It is not what its name and the `info` promise, or cannot be decoded.
+            DamagedError: The file does not match its name or `info`, or cannot be decoded.
         """
-        return self.reader.read(tiff.found, self.expected(chunk, tiff), codings)
+        expected = self.expected(chunk, stored)
+        if isinstance(stored, TiffChunk):
+            return self.reader.read(self.files.reopened(stored.file), expected, codings)
+        body = self.blocks.read(stored, expected)
+        return Voxels((body,), "", stored.stamp, expected.labels)
 
-    def expected(self, chunk: ChunkPath, tiff: TiffChunk) -> Expected:
-        """Gather what a chunk must be; a data set without `info` promises only the name's box."""
-        name = chunk.name
-        shape_vx = name.shape_vx if name is not None else None
-        above = self.infos.above(chunk.directory)
+    def expected(self, chunk: ChunkPath, stored: DecodedChunk) -> Expected:
+        """Return what a chunk must contain; without `info`, only the shape in its name is known."""
+        above = self._info_above(chunk.directory)
         if above is None:
-            return Expected(shape_vx)
+            return Expected(chunk.shape_vx)
         info, key = above
         scale = info.scale(key)
         if scale is not None and scale.encoding != "raw":
+            is_tiff = isinstance(stored, TiffChunk)
             raise DamagedError(
-                tiff.found.name,
-                f"expected a chunk with the encoding {scale.encoding!r} that 'info' states, found"
-                " a TIFF, which is served as 'raw': change the encoding in 'info' to 'raw'",
+                stored.file.name if isinstance(stored, TiffChunk) else stored.name,
+                f"expected a chunk with the encoding {scale.encoding!r} of 'info', found"
+                f" {'a TIFF' if is_tiff else 'a block of blockfs'}, which is served as 'raw':"
+                " change the encoding in 'info' to 'raw'",
             )
         return Expected(
-            shape_vx, info.data_type, info.num_channels, labels=info.type == "segmentation"
+            chunk.shape_vx, info.data_type, info.num_channels, labels=info.type == "segmentation"
         )
+
+    def _info_above(self, directory: Parts) -> tuple[Info, str] | None:
+        """Return the nearest `info` and the key of the scale; it is looked up once a second."""
+        notes = self.files.notes(directory)
+        known = notes.get(_INFO)
+        if isinstance(known, tuple):
+            return known
+        above, is_settled = self.infos.above_versioned(directory)
+        if is_settled:
+            notes[_INFO] = above
+        return above

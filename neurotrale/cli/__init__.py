@@ -8,50 +8,63 @@ from importlib import import_module
 import click
 
 import neurotrale
+from neurotrale.cli.declared import write_examples
+from neurotrale.settings import COMMANDS
 
-_MODULES = {
-    "serve": "serve",
-    "demo": "demo",
-    "ingest": "ingest",
-    "check": "check",
-    "repack": "repack",
-    "history": "past",
-    "restore": "past",
-    "held": "past",
-    "corrections": "past",
-    "export": "export",
-    "locks": "locks",
-    "token": "token",
-}
+# The modules of the commands that are not in a module of their own name.
+_MODULES = {"demo": "serve", "restore": "history", "held": "history", "corrections": "history"}
 
 
 class _Commands(MutableMapping[str, click.Command]):
-    """Commands by name, each imported when it is wanted: most need little of the whole."""
+    """The commands by name, each imported on demand, because most need few of the modules."""
 
     def __init__(self) -> None:
-        self._more: dict[str, click.Command] = {}
+        self._added: dict[str, click.Command] = {}
 
     def __getitem__(self, name: str) -> click.Command:
-        if name in self._more:
-            return self._more[name]
-        found = getattr(import_module(f"neurotrale.cli.{_MODULES[name]}"), name)
-        assert isinstance(found, click.Command)
-        return found
+        if name in self._added:
+            return self._added[name]
+        if name not in COMMANDS:
+            raise KeyError(name)
+        command = getattr(import_module(f"neurotrale.cli.{_MODULES.get(name, name)}"), name)
+        assert isinstance(command, click.Command)
+        return command
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*_MODULES, *self._more])
+        return iter([*COMMANDS, *self._added])
 
     def __len__(self) -> int:
-        return len(_MODULES) + len(self._more)
+        return len(COMMANDS) + len(self._added)
 
     def __setitem__(self, name: str, command: click.Command) -> None:
-        self._more[name] = command
+        self._added[name] = command
 
     def __delitem__(self, name: str) -> None:
-        del self._more[name]
+        del self._added[name]
+
+
+class _Main(click.Group):
+    """The group of all commands; lists them without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the settings."""
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one line per command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(command.name, command.summary) for command in COMMANDS.values()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the first steps."""
+        write_examples(formatter, EXAMPLES)
+
+
+EXAMPLES = ("neurotrale demo", "neurotrale serve /data", "neurotrale serve --help")
 
 
 @click.group(
+    cls=_Main,
     commands=_Commands(),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -1,115 +1,79 @@
-"""``neurotrale repack``."""
+"""``neurotrale repack``: rewrite the chunks of a dataset in another layout."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from neurotrale.cli.failing import failing_clearly
-from neurotrale.cli.progress import shown
+from neurotrale.cli.declared import declared
+from neurotrale.cli.output import say, show_progress
 
-EXIT_LEFT = 1
+EXIT_UNCHANGED = 1
 
 
-@click.command()
+@declared("repack")
 @click.argument("dataset", type=click.Path(path_type=Path, file_okay=False, exists=True))
-@click.option(
-    "--layout",
-    type=click.Choice(("single", "pages")),
-    required=True,
-    help="How a chunk is to be stored: in one piece, which is served fastest, or in a "
-    "page for each plane, which Fiji and ImageJ can open.",
-)
-@click.option(
-    "--compression",
-    type=click.Choice(("deflate", "zstd", "none")),
-    default="deflate",
-    show_default=True,
-    help="Of the chunks. Every client takes deflate as it is stored.",
-)
-@click.option(
-    "--scale",
-    "scales",
-    multiple=True,
-    metavar="KEY",
-    help="Only this scale, such as 1_1_1; may be given several times.",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 1024),
-    default=None,
-    help="Threads to use; by default the cores that this process may use.",
-)
-@click.option(
-    "--plan",
-    "--dry-run",
-    "is_plan",
-    is_flag=True,
-    help="Say what would be done, judged by some chunks, and do nothing.",
-)
-@failing_clearly
 def repack(
     dataset: Path,
     layout: Any,
     compression: Any,
-    scales: tuple[str, ...],
-    jobs: int | None,
-    is_plan: bool,
+    scale: tuple[str, ...],
+    jobs: int,
+    dry_run: bool,
 ) -> None:
     """Rewrite the TIFF chunks of a DATASET in another layout, in place.
 
     The service may be running. The voxels of every chunk are compared before its file is replaced.
-    Started again after an interruption, it goes on where it stopped. Exit code 1: some chunks
-    could not be rewritten, and are as they were.
+    After an interruption, the same command resumes where it stopped. Exit code 1: some chunks could
+    not be rewritten, and are unchanged.
     """
-    from neurotrale.repacking.plan import Request, make_plan
+    from neurotrale.tools.repack.plan import RepackRequest, make_plan
 
-    jobs = jobs or len(os.sched_getaffinity(0))
-    plan = make_plan(Request(dataset, layout, compression, scales, jobs))
-    if is_plan:
-        _tell_plan(plan)
+    plan = make_plan(RepackRequest(dataset, layout, compression, scale, jobs))
+    if dry_run:
+        _print_plan(plan)
     else:
         _run(plan)
 
 
-def _tell_plan(plan: Any) -> None:
-    from neurotrale.ingest.describe import size_text, time_text
-    from neurotrale.repacking.plan import estimate
+def _print_plan(plan: Any) -> None:
+    from neurotrale.tools.ingest.report import size_text, time_text
+    from neurotrale.tools.repack.plan import estimate
 
     for key in plan.keys:
         cost = estimate(plan, key)
         seconds = cost.seconds / plan.request.jobs
-        click.echo(
-            f"{key}: {cost.alike} of {cost.chunks} chunks as wanted already, about"
-            f" {size_text(cost.bytes_before)} now, {size_text(cost.bytes_after)} then, in"
-            f" {time_text(seconds)}"
+        say(
+            f"{key}: {cost.unchanged} of {cost.chunks} chunks need no change; about"
+            f" {size_text(cost.bytes_before)} now, {size_text(cost.bytes_after)} afterwards, in"
+            f" about {time_text(seconds)}"
         )
 
 
 def _run(plan: Any) -> None:
-    from neurotrale.ingest.describe import size_text, time_text
-    from neurotrale.repacking.run import repack as run
+    from neurotrale.tools.ingest.report import size_text
+    from neurotrale.tools.repack.plan import repack as run
 
-    with shown("repack", lambda count: f"{count:.0f}", time_text) as watch:
-        summaries = run(plan, watch)
-    for one in summaries:
-        click.echo(
-            f"{one.key}: {one.rewritten} chunks rewritten, {one.alike} as wanted already;"
-            f" {size_text(one.bytes_before)} before, {size_text(one.bytes_after)} now"
-            if one.found
-            else f"{one.key}: no TIFF chunks"
+    with show_progress("repack", " chunks") as on_progress:
+        summaries = run(plan, on_progress)
+    for summary in summaries:
+        say(
+            f"{summary.key}: {summary.rewritten} chunks rewritten, {summary.unchanged} needed no"
+            f" change; {size_text(summary.bytes_before)} before,"
+            f" {size_text(summary.bytes_after)} now"
+            if summary.chunks
+            else f"{summary.key}: no TIFF chunks"
         )
-        if one.links:
-            click.echo(f"  symbolic links, left as they are: {one.links}", err=True)
-        for problem in one.problems:
-            click.echo(f"  left as it was: {problem}", err=True)
-        if one.left > len(one.problems):
-            click.echo(f"  left as they were: {one.left - len(one.problems)} more", err=True)
+        if summary.links:
+            say(f"  symbolic links, left unchanged: {summary.links}", err=True)
+        for problem in summary.problems:
+            say(f"  unchanged: {problem}", err=True)
+        if summary.skipped > len(summary.problems):
+            say(f"  unchanged: {summary.skipped - len(summary.problems)} more", err=True)
     before, after = (sum(sizes) for sizes in zip(*(one.sizes for one in summaries), strict=True))
-    click.echo(f"total: {size_text(before)} before, {size_text(after)} now")
-    if any(one.left for one in summaries):
-        sys.exit(EXIT_LEFT)
+    say(f"total: {size_text(before)} before, {size_text(after)} now")
+    if any(one.skipped for one in summaries):
+        sys.exit(EXIT_UNCHANGED)

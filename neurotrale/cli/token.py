@@ -1,4 +1,4 @@
-"""``neurotrale token``: makes the line of a strong token."""
+"""``neurotrale token``: create a random token, as a line of a token file."""
 
 from __future__ import annotations
 
@@ -9,75 +9,59 @@ from pathlib import Path
 
 import click
 
-from neurotrale.cli.failing import failing_clearly
-from neurotrale.errors import StartError
-from neurotrale.faults import writing
-from neurotrale.tokens.file import read_tokens
-from neurotrale.tokens.lines import new_line, parse_tokens
+from neurotrale.cli.declared import declared
+from neurotrale.cli.output import say
+from neurotrale.errors import DiskFullError, StartError, writing
+from neurotrale.tokens.file import new_token_line, parse_list, read_token_file
 
 
-def _name(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    try:
-        new_line(value, may_write=False)
-    except ValueError as error:
-        raise click.BadParameter(f"{error}.") from error
-    return value
+@declared("token")
+def token(name: str, rw: bool, append: Path | None) -> None:
+    """Create a random token, as a line for the file of 'serve --token-file'.
 
-
-@click.command()
-@click.option(
-    "--name",
-    required=True,
-    callback=_name,
-    help="Who gets it; stands in the journal and in the access log.",
-)
-@click.option(
-    "--rw/--ro",
-    "may_write",
-    default=False,
-    show_default=True,
-    help="Whether it allows changes, or looking only.",
-)
-@click.option(
-    "--append",
-    "file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Add it to this token file, made if need be so that only you may read it.",
-)
-@failing_clearly
-def token(name: str, may_write: bool, file: Path | None) -> None:
-    """Make a new random token, as a line for the file of 'serve --token-file'.
-
-    A running service notices within a second or two that its file has changed.
+    A running service notices the new line within two seconds.
     """
-    line = new_line(name, may_write=may_write)
-    if file is None:
+    try:
+        line = new_token_line(name, may_write=rw)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="--name") from error
+    if append is None:
         click.echo(line, nl=False)
         _warn_if_readable()
     else:
-        _append(file, line)
-        click.echo(f"{name} ({'rw' if may_write else 'ro'}) is in the last line of {file}")
+        ended_line = _append(append, line)
+        say(f"added {name} ({'rw' if rw else 'ro'}) as the last line of {append}")
+        if ended_line:
+            say("The line before it had no newline at its end, and was ignored; now it is valid.")
 
 
-def _append(file: Path, line: str) -> None:
+def _append(file: Path, line: str) -> bool:
+    """Append a line; return whether the last line had no newline, and one was added."""
     with writing(str(file)):
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "r+b", buffering=0) as opened:
-            read_tokens(file)  # it may be the wrong file, or open to others
-            before = opened.read()
-            if before and not before.endswith(b"\n"):
-                line = f"\n{line}"
+        with open(descriptor, "r+b", buffering=0) as token_file:
+            read_token_file(file)  # checks that it is a token file, and private
+            before = token_file.read()
+            unfinished = before != b"" and not before.endswith(b"\n")
+            added = (b"\n" if unfinished else b"") + line.encode()
             try:
-                parse_tokens(before.decode("utf-8-sig") + line, str(file))
+                parse_list(before + added, file)
             except StartError as error:
                 raise StartError(f"Nothing was added: {error}") from error
-            opened.write(line.encode())
+            if token_file.write(added) < len(added):
+                token_file.truncate(len(before))  # a part of a line must not stay
+                raise DiskFullError(f"Nothing was added to {file}: the disk is full.")
+            os.fsync(descriptor)
+    return unfinished
 
 
 def _warn_if_readable() -> None:
     try:
         status = os.fstat(sys.stdout.fileno())
-    except OSError:  # closed, or no file at all
+    except OSError:  # closed, or not a file
         return
     if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
-        click.echo("Other users may read this file: chmod 600 it before you serve.", err=True)
+        say(
+            "Other users can read this file: make it private with chmod 600.",
+            err=True,
+        )

@@ -1,1 +1,1 @@
-"""A data set as people see it: what it is, how it looks, how much of it is reviewed."""
+"""Descriptions of datasets: their contents, how they look, and how far their review is."""

@@ -1,1 +1,1 @@
-"""Annotation files as Neuroglancer Precomputed annotation sources, made on the fly."""
+"""Annotation files as Neuroglancer Precomputed annotation sources, built on the fly."""

@@ -1,56 +1,101 @@
-"""What a viewer is told about each annotation beside its geometry.
+"""The properties of annotations in a source, and the 64-bit numbers that identify them.
 
-The format has numbers only. Texts (the annotation's own id, its type of object, its description)
-are enumerations: a number that is the hash of the text, and a label for it in `info`. So a number
-means the same in every source and after every edit; a viewer that still has an older `info` shows
-a number without label at worst, never a wrong label. For the same reason the layout never changes.
+The format has numeric properties only. Texts (the annotation's own id, its type of object, its
+description) are enumerations: the number is the hash of the text, and `info` has a label for it.
+So a number means the same in every source and after every edit: at worst, a viewer with an older
+`info` shows a number without a label, never a wrong label. For the same reason, the layout never
+changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+import xxhash
 
-from neurotrale.layers.ids import digest
+from neurotrale.late import LazyModule
 
-# Beyond this `info` would grow larger than what is drawn; ids are then found by number only.
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = LazyModule("numpy")
+
+Numbers: TypeAlias = "NDArray[np.uint64]"
+
+_MODULUS = 2**64
+
+
+def digest(text: str) -> int:
+    """Hash a string to 64 bits."""
+    return xxhash.xxh3_64_intdigest(text.encode(errors="surrogatepass"))
+
+
+def assign_ids(
+    ids: Sequence[str], locations: Sequence[str], hash_text: Callable[[str], int] = digest
+) -> Numbers:
+    """Assign a unique number other than 0 to each annotation of a source.
+
+    Args:
+        ids: The annotations' ids; "" for a missing one.
+        locations: A unique text for each annotation; distinguishes those with the same id.
+        hash_text: Hashes a string to 0 ... 2**64 - 1.
+
+    Returns:
+        Shape (n,). How collisions are resolved depends on ids and locations, not on the order.
+    """
+    numbers = np.fromiter(
+        (hash_text(id_ or location) for id_, location in zip(ids, locations, strict=True)),
+        np.uint64,
+        len(ids),
+    )
+    if len(np.unique(numbers)) == len(numbers) and numbers.all():
+        return numbers
+    taken = {0}
+    for row in sorted(range(len(ids)), key=lambda row: (ids[row], locations[row])):
+        number = int(numbers[row])
+        while number in taken:
+            number = (number + 1) % _MODULUS
+        taken.add(number)
+        numbers[row] = number
+    return numbers
+
+
+# With more ids, `info` would outgrow the annotations; ids are then found by number only.
 LABELLED_IDS = 200_000
 LABELLED_TEXTS = 10_000
 LONGEST_LABEL = 200
 
 _OTHER = 2**16 - 1
-_DTYPE = np.dtype(
-    [
-        # The uint32 first: the package `neuroglancer` (2.41) misplaces one that is not.
-        ("id", "<u4"),
-        ("length", "<f4"),
-        ("description", "<i4"),
-        ("anntype", "<u2"),
-        ("reviewed", "u1"),
-        ("visited", "u1"),
-    ]
-)
-WORDS = _DTYPE.itemsize // 4
-"""Bytes of an annotation's properties, in units of four."""
+_FIELDS = [
+    # The uint32 comes first: the package `neuroglancer` (2.41) misplaces it anywhere else.
+    ("id", "<u4"),
+    ("length", "<f4"),
+    ("description", "<i4"),
+    ("anntype", "<u2"),
+    ("reviewed", "u1"),
+    ("visited", "u1"),
+]
+WORDS = 4
+"""Size of an annotation's properties in 4-byte words."""
 
-Words = NDArray[np.uint32]
+Words: TypeAlias = "NDArray[np.uint32]"
 Json = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The properties of annotations, a value for each.
+    """The properties of annotations, each with a value per annotation.
 
     Attributes:
-        ids: Their own ids.
-        anntypes: What they are: neuron, axon, ...; "" for nothing.
-        descriptions: What people wrote; "" for nothing.
+        ids: The ids in the file.
+        anntypes: The kinds of object: neuron, axon, ...; "" for none.
+        descriptions: The descriptions; "" for none.
         reviewed: 0 or 1.
         visited: 0 or 1.
-        lengths: As the file has them; NaN for none.
+        lengths: The lengths in the file; NaN for none.
     """
 
     ids: Sequence[str]
@@ -65,14 +110,13 @@ def properties_of(columns: Columns, numbers: NDArray[np.uint64]) -> tuple[list[J
     """Encode properties.
 
     Args:
-        columns: What to encode.
+        columns: The properties.
         numbers: The annotations' 64-bit numbers.
 
     Returns:
-        The description of the properties as `info` has it; and the encoded values, shape
-        (n, `WORDS`).
+        The description of the properties for `info`, and the encoded values, shape (n, `WORDS`).
     """
-    values = np.zeros(len(columns.ids), _DTYPE)
+    values = np.zeros(len(columns.ids), np.dtype(_FIELDS))
     values["length"] = columns.lengths
     values["reviewed"], values["visited"] = columns.reviewed, columns.visited
     short = (numbers & np.uint64(2**32 - 1)).astype(np.uint32)
@@ -84,11 +128,11 @@ def properties_of(columns: Columns, numbers: NDArray[np.uint64]) -> tuple[list[J
     values["description"] = [descriptions.get(text, 0) for text in columns.descriptions]
     described = [
         _enumeration("id", "uint32", "The annotation's id in the file.", _ids(columns.ids, short)),
-        _plain("length", "float32", "Length, as the file has it; NaN where it has none."),
+        _property("length", "float32", "Length as in the file; NaN if it has none."),
         _enumeration(
             "description",
             "int32",
-            "What people wrote about it.",
+            "Description.",
             {0: ""}
             | _labels(
                 ((code, text) for text, code in sorted(descriptions.items())), LABELLED_TEXTS
@@ -97,7 +141,7 @@ def properties_of(columns: Columns, numbers: NDArray[np.uint64]) -> tuple[list[J
         _enumeration(
             "anntype",
             "uint16",
-            "What it is.",
+            "Kind of object.",
             _labels((code, text) for text, code in anntypes.items()) | {_OTHER: "(other)"},
         ),
         _enumeration("reviewed", "uint8", "Whether a person reviewed it.", _YES_NO),
@@ -110,7 +154,7 @@ _YES_NO = {0: "no", 1: "yes"}
 
 
 def _anntype_codes(texts: Sequence[str]) -> dict[str, int]:
-    """Give each distinct text a code of its own, 0 for none."""
+    """Assign a unique code to each distinct text, 0 to the empty one."""
     codes = {"": 0}
     taken = {0, _OTHER}
     for text in sorted(set(texts) - {""})[:LABELLED_TEXTS]:
@@ -128,24 +172,24 @@ def _ids(ids: Sequence[str], short: NDArray[np.uint32]) -> dict[int, str]:
     return _labels(zip(short.tolist(), ids, strict=True))
 
 
-def _labels(pairs: Iterable[tuple[int, str]], most: int | None = None) -> dict[int, str]:
-    """Gather labels; where texts share a number, the label names them all."""
+def _labels(pairs: Iterable[tuple[int, str]], limit: int | None = None) -> dict[int, str]:
+    """Collect labels; if texts share a number, the label names them all."""
     labels: dict[int, str] = {}
     for code, text in pairs:
         label = text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
         if code in labels and label != labels[code]:
             label = f"{labels[code]} or {label}"
-        if most is None or len(labels) < most:
+        if limit is None or len(labels) < limit:
             labels[code] = label
     return labels
 
 
-def _plain(name: str, type_: str, description: str) -> Json:
+def _property(name: str, type_: str, description: str) -> Json:
     return {"id": name, "type": type_, "description": description}
 
 
 def _enumeration(name: str, type_: str, description: str, labels: dict[int, str]) -> Json:
-    enumeration: Json = _plain(name, type_, description)
+    enumeration: Json = _property(name, type_, description)
     if labels:
         enumeration["enum_values"] = list(labels)
         enumeration["enum_labels"] = [label or "(none)" for label in labels.values()]

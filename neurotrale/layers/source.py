@@ -1,4 +1,4 @@
-"""One Precomputed annotation source: its `info`, the cells of its spatial index, its index by id.
+"""A Precomputed annotation source: its `info`, its spatial index and its index by id.
 
 Source of the format: Neuroglancer, "Annotation collection representation".
 """
@@ -7,40 +7,118 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
-from neurotrale.layers.geometry import Offsets, Shapes
-from neurotrale.layers.ids import numbers_of
-from neurotrale.layers.kinds import Kind
-from neurotrale.layers.properties import Json, properties_of
-from neurotrale.layers.records import Records, encode
-from neurotrale.layers.space import Space
-from neurotrale.layers.spatial import Boxes, Grid, Level, levels_of
-from neurotrale.layers.tables import Table, joined
+from neurotrale.late import LazyModule
+from neurotrale.layers.geometry import GeometryKind, Offsets, Shapes
+from neurotrale.layers.properties import (
+    WORDS,
+    Json,
+    Numbers,
+    Words,
+    assign_ids,
+    properties_of,
+)
+from neurotrale.layers.spatial_index import (
+    Boxes,
+    CoordinateSpace,
+    GridLevel,
+    SpatialGrid,
+    build_levels,
+)
+from neurotrale.layers.tables import Table, concatenate
 
-# What a viewer is to load for a cell: about a megabyte, but not too few annotations to see, nor
-# more than it draws well.
-CELL_BYTES = 2**20
-FEWEST, MOST = 250, 4000
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = LazyModule("numpy")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """The annotations of one kind in a file or a data set, ready to be sent.
+class Records:
+    """Encoded annotations, ordered by number.
+
+    A number is a hash, so the order is as good as random. That suits viewers, which may show only
+    the first annotations that they got.
 
     Attributes:
-        info: The `info` file.
+        numbers: 64-bit numbers of the annotations, ascending, shape (n,).
+        starts: First word of each record, and the end, shape (n + 1,).
+        words: The encoded records.
+    """
+
+    numbers: Numbers
+    starts: Offsets
+    words: NDArray[np.uint32]
+
+    def row(self, number: int) -> int | None:
+        """Return the row of the annotation with a number; None if there is none."""
+        row = int(np.searchsorted(self.numbers, np.uint64(number)))
+        exists = row < len(self.numbers) and int(self.numbers[row]) == number
+        return row if exists else None
+
+    def encode_one(self, row: int) -> bytes:
+        """Encode an annotation for the index by id; it has no relationships."""
+        return self.words[self.starts[row] : self.starts[row + 1]].tobytes()
+
+    def encode_many(self, rows: Offsets) -> bytes:
+        """Encode a list of annotations for the spatial index."""
+        count = np.array([len(rows)], "<u8").tobytes()
+        view = self.words.data.cast("B")
+        starts, stops = (self.starts[rows] * 4).tolist(), (self.starts[rows + 1] * 4).tolist()
+        bodies = [view[start:stop] for start, stop in zip(starts, stops, strict=True)]
+        return b"".join([count, *bodies, self.numbers[rows].astype("<u8").tobytes()])
+
+
+def encode_records(
+    kind: GeometryKind, shapes: Shapes, numbers: Numbers, properties: Words
+) -> Records:
+    """Encode annotations that are ordered by number.
+
+    Args:
+        kind: Kind of the annotations.
+        shapes: Their geometry.
+        numbers: Their numbers, ascending, shape (n,).
+        properties: Their encoded properties, shape (n, `WORDS`).
+    """
+    counted = 1 if kind is GeometryKind.POLYLINES else 0
+    lengths = np.diff(shapes.offsets)
+    starts = np.concatenate([[0], np.cumsum(counted + 3 * lengths + WORDS)]).astype(np.int64)
+    words = np.empty(int(starts[-1]), "<u4")
+    if counted:
+        words[starts[:-1]] = lengths
+    # The target of each coordinate: those of a record follow each other, after the count.
+    shift = starts[:-1] + counted - 3 * shapes.offsets[:-1]
+    targets = np.arange(3 * len(shapes.coordinates)) + np.repeat(shift, 3 * lengths)
+    words[targets] = shapes.coordinates.astype("<f4").reshape(-1).view("<u4")
+    words[(starts[1:] - WORDS)[:, None] + np.arange(WORDS)] = properties
+    return Records(numbers, starts, words)
+
+
+# A cell should hold about a megabyte, but enough annotations to be worth a request, and no more
+# than a viewer draws well.
+CELL_BYTES = 2**20
+MIN_PER_CELL, MAX_PER_CELL = 250, 4000
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSource:
+    """The annotations of one kind in a file or a dataset, ready to send.
+
+    Attributes:
+        info: Content of the `info` file.
         levels: The spatial index, from coarse to fine.
-        records: The annotations.
+        records: The encoded annotations.
         ids: The annotations' own ids, in the order of the records.
-        files: The files they come from, relative to the data root.
-        file_of: The file of each record, as place in ``files``, shape (n,).
+        files: Paths of the files that they come from, relative to the data root.
+        file_of: Index in ``files`` for each record, shape (n,).
     """
 
     info: bytes
-    levels: Sequence[Level]
+    levels: Sequence[GridLevel]
     records: Records
     ids: Sequence[str]
     files: Sequence[str]
@@ -48,48 +126,52 @@ class Source:
 
     @property
     def size_bytes(self) -> int:
-        """Roughly what it takes in memory."""
+        """Approximate size in memory."""
         cells = sum(level.codes.nbytes * 2 + level.rows.nbytes for level in self.levels)
         return 4000 + len(self.info) + self.records.words.nbytes + 100 * len(self.ids) + cells
 
-    def cell(self, level: int, at: tuple[int, int, int]) -> bytes | None:
-        """Give the annotations of a cell, encoded; None outside the grids."""
+    def cell(self, level: int, index: tuple[int, int, int]) -> bytes | None:
+        """Return the encoded annotations of a cell; None outside the grid."""
         if level >= len(self.levels):
             return None
-        rows = self.levels[level].cell(*at)
-        return None if rows is None else self.records.several(rows)
+        rows = self.levels[level].cell(*index)
+        return None if rows is None else self.records.encode_many(rows)
 
     def annotation(self, number: int) -> bytes | None:
-        """Give the annotation of a number, encoded; None when there is none."""
+        """Return the encoded annotation with a number; None if there is none."""
         row = self.records.row(number) if number < 2**64 else None
-        return None if row is None else self.records.one(row)
+        return None if row is None else self.records.encode_one(row)
 
     def origin(self, number: int) -> tuple[str, str] | None:
-        """Give the file that the annotation of a number stands in, and its id there."""
+        """Return the file and the id of the annotation with a number; None if there is none."""
         row = self.records.row(number) if number < 2**64 else None
         if row is None:
             return None
         return self.files[int(self.file_of[row])], self.ids[row]
 
 
-def source_of(kind: Kind, tables: Sequence[Table], space: Space) -> Source:
-    """Make the source of one kind from the tables of the files that it covers."""
+def build_source(
+    kind: GeometryKind, tables: Sequence[Table], space: CoordinateSpace
+) -> LayerSource:
+    """Build the source of one kind from the tables of the files that it covers."""
     parts = [(table, table.parts[kind]) for table in tables if kind in table.parts]
-    every = joined([part for _, part in parts])
-    shapes, columns = every.shapes, every.columns
-    wheres = [f"{table.what}#{place}" for table, part in parts for place in part.shapes.places]
-    numbers = numbers_of(columns.ids, wheres)
+    whole = concatenate([part for _, part in parts])
+    shapes, columns = whole.shapes, whole.columns
+    locations = [
+        f"{table.display_path}#{index}" for table, part in parts for index in part.shapes.indices
+    ]
+    numbers = assign_ids(columns.ids, locations)
     order = np.argsort(numbers)
     described, words = properties_of(columns, numbers)
     files = np.repeat(np.arange(len(parts)), [len(part.shapes) for _, part in parts])
     sorted_shapes = _reordered(shapes, order)
-    records = encode(kind, sorted_shapes, numbers[order], words[order])
+    records = encode_records(kind, sorted_shapes, numbers[order], words[order])
     boxes = Boxes.of(kind, sorted_shapes)
     lower, upper = space.around(boxes.lower, boxes.upper)
-    grid = Grid(lower, upper, np.ones(3, np.int64))
+    grid = SpatialGrid(lower, upper, np.ones(3, np.int64))
     mean_bytes = records.words.nbytes / max(1, len(order)) + 8
-    limit = int(np.clip(CELL_BYTES / mean_bytes, FEWEST, MOST))
-    levels = levels_of(boxes, len(order), grid, np.array(space.voxel_nm), limit)
+    limit = int(np.clip(CELL_BYTES / mean_bytes, MIN_PER_CELL, MAX_PER_CELL))
+    levels = build_levels(boxes, len(order), grid, np.array(space.voxel_nm), limit)
     info = {
         "@type": "neuroglancer_annotations_v1",
         "dimensions": space.dimensions,
@@ -101,17 +183,17 @@ def source_of(kind: Kind, tables: Sequence[Table], space: Space) -> Source:
         "by_id": {"key": "by_id"},
         "spatial": [_described(depth, level) for depth, level in enumerate(levels)],
     }
-    return Source(
+    return LayerSource(
         msgspec.json.encode(info),
         levels,
         records,
         [columns.ids[row] for row in order.tolist()],
-        [table.what for table, _ in parts],
+        [table.display_path for table, _ in parts],
         files[order],
     )
 
 
-def _described(depth: int, level: Level) -> Json:
+def _described(depth: int, level: GridLevel) -> Json:
     return {
         "key": f"spatial{depth}",
         "grid_shape": level.grid,
@@ -125,4 +207,4 @@ def _reordered(shapes: Shapes, order: Offsets) -> Shapes:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     shift = np.repeat(shapes.offsets[:-1][order] - offsets[:-1], lengths)
     points = np.arange(offsets[-1]) + shift
-    return Shapes(shapes.places[order], offsets, shapes.coordinates[points])
+    return Shapes(shapes.indices[order], offsets, shapes.coordinates[points])

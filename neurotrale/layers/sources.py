@@ -1,8 +1,7 @@
-"""The annotation sources of all data sets: always those of the files as they are now."""
+"""The annotation sources of all datasets, cached and always up to date with the files."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,59 +10,57 @@ from threading import Lock
 
 import msgspec
 
-from neurotrale.annotations.content import etag_of
-from neurotrale.annotations.footprint import Footprint
-from neurotrale.annotations.places import Place, Places
+from neurotrale.annotations.blocks import ANNOTATIONS
+from neurotrale.annotations.contents import etag_of
+from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.errors import DamagedError, MissingError
-from neurotrale.layers.kinds import Kind
-from neurotrale.layers.shelf import Shelf
-from neurotrale.layers.source import Source, source_of
-from neurotrale.layers.space import Space, Spaces
+from neurotrale.layers.geometry import GeometryKind
+from neurotrale.layers.source import LayerSource, build_source
+from neurotrale.layers.spatial_index import CoordinateSpace, CoordinateSpaces
 from neurotrale.layers.tables import Identity, Table, Tables
-from neurotrale.names import AnnotationName, Parts
+from neurotrale.storage.cache import SharedCache, VersionedCache
+from neurotrale.storage.fingerprint import DirectoryFingerprint
+from neurotrale.storage.names import AnnotationName, Parts
 
-KEPT_BYTES = 256 * 2**20
-KEPT_STATES = 256
+CACHED_BYTES = 256 * 2**20
+CACHED_SOURCES = 1024
+CACHED_STATES = 256
 
 Scope = AnnotationName | Parts
-"""What a source covers: one file, or all files of a data set."""
+"""The annotations of a source: those of one file, or of all files of a dataset."""
 
 
-_State = tuple[Space, Footprint | None]
+_State = tuple[CoordinateSpace, DirectoryFingerprint | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
-    """A source with what names its version.
+class SourceVersion:
+    """A version of a source.
 
     Attributes:
         source: The source.
-        etag: What tells it from any other version; changes with each of its files.
-        mtime_s: When the last of them was changed, in seconds since the epoch.
+        etag: Identifies the version; changes with each of the files.
     """
 
-    source: Source
+    source: LayerSource
     etag: str
-    mtime_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What there is to draw.
+    """The annotations that can be drawn.
 
     Attributes:
-        counts: Annotations of each kind that there is.
-        skipped: How many cannot be drawn, by reason.
-        damaged: Files that are no JSON array, with the mistake.
-        etag: What tells this version from others.
-        mtime_s: When the last file was changed.
+        counts: How many annotations of each kind there are.
+        skipped: How many annotations cannot be drawn, by reason.
+        damaged: Files that are not a JSON array, and what is wrong with each.
+        etag: Identifies this version.
     """
 
-    counts: dict[Kind, int]
+    counts: dict[GeometryKind, int]
     skipped: dict[str, int]
     damaged: dict[str, str]
     etag: str
-    mtime_s: float
 
     @property
     def body(self) -> bytes:
@@ -74,141 +71,110 @@ class Overview:
         )
 
 
-class Sources:
-    """Makes sources and keeps them.
+class LayerSources:
+    """Builds sources and caches them.
 
     Args:
-        places: Where annotation files are.
-        spaces: What their coordinates are.
-        shelf: Directory where workers leave big sources for each other; None for none.
+        files: Finds annotation files.
+        spaces: The coordinate spaces of datasets.
+        shelf: Directory in which workers share large sources; None for none.
     """
 
-    def __init__(self, places: Places, spaces: Spaces, shelf: Path | None = None) -> None:
-        self.places = places
+    def __init__(
+        self, files: AnnotationFiles, spaces: CoordinateSpaces, shelf: Path | None = None
+    ) -> None:
+        self.files = files
         self.spaces = spaces
         self.tables = Tables()
-        self.shelf: Shelf[Version] = Shelf(shelf)
-        self._kept: OrderedDict[tuple[Scope, Kind], Version] = OrderedDict()
-        self._known: OrderedDict[Scope, tuple[_State, str]] = OrderedDict()
-        self._lock = Lock()
-        self._making = Lock()
+        self.shelf: SharedCache[SourceVersion] = SharedCache(shelf)
+        self._versions: VersionedCache[SourceVersion] = VersionedCache(
+            CACHED_SOURCES, CACHED_BYTES, lambda version: version.source.size_bytes
+        )
+        self._etags: VersionedCache[str] = VersionedCache(CACHED_STATES)
+        self._building = Lock()
 
-    def get(self, scope: Scope, kind: Kind) -> Version:
-        """Give a source as its files are now.
+    def get(self, scope: Scope, kind: GeometryKind) -> SourceVersion:
+        """Return the current version of a source.
 
         Raises:
-            MissingError: There is no such file or data set.
-            DamagedError: The file is no JSON array, or the data set's `info` cannot be understood.
+            MissingError: The file or the dataset does not exist.
+            DamagedError: The file is not a JSON array, or the `info` of the dataset is malformed.
         """
-        state = self._space(scope), self._footprint(scope)
-        version = self._find(scope, kind, self._etag_in(scope, state))
+        state = self._space(scope), self._fingerprint(scope)
+        version = self._versions.find((scope, kind), self._etags.find(scope, state))
         if version is not None:
             return version
         etag = _etag(self._identities(scope), state[0])
         self._remember(scope, state, etag)
-        with self._making:
-            version = self._find(scope, kind, etag)
+        with self._building:
+            version = self._versions.find((scope, kind), etag)
             if version is None:
                 key = repr((scope, kind.value))
-                version = self.shelf.get(key, etag, lambda: self._made(scope, kind, state[0]))
-                self._keep(scope, kind, version)
+                version = self.shelf.get(key, etag, lambda: self._build(scope, kind, state[0]))
+                self._versions.put((scope, kind), etag, version)
             return version
 
-    def _made(self, scope: Scope, kind: Kind, space: Space) -> Version:
+    def _build(self, scope: Scope, kind: GeometryKind, space: CoordinateSpace) -> SourceVersion:
         tables = self._tables(scope)
-        return Version(source_of(kind, tables, space), _etag(tables, space), _mtime_s(tables))
+        return SourceVersion(build_source(kind, tables, space), _etag(tables, space))
 
     def _identities(self, scope: Scope) -> list[Identity]:
         if isinstance(scope, AnnotationName):
-            return [self.tables.identify(self.places.existing(scope))]
-        found = []
-        for place in self.places.every(scope):
-            with suppress(MissingError):  # it was there a moment ago
-                found.append(self.tables.identify(place))
-        return found
+            return [self.tables.identify(self.files.existing(scope))]
+        identities = []
+        for file in self.files.in_dataset(scope):
+            with suppress(MissingError):  # deleted since it was listed
+                identities.append(self.tables.identify(file))
+        return identities
 
     def overview(self, scope: Scope) -> Overview:
-        """Count what there is to draw.
+        """Count the annotations that can be drawn.
 
         Raises:
-            MissingError: There is no such file or data set.
-            DamagedError: The file is no JSON array, or the data set's `info` cannot be understood.
+            MissingError: The file or the dataset does not exist.
+            DamagedError: The file is not a JSON array, or the `info` of the dataset is malformed.
         """
         tables = self._tables(scope)
-        counts: dict[Kind, int] = {}
+        counts: dict[GeometryKind, int] = {}
         skipped: dict[str, int] = {}
         for table in tables:
             for kind, part in table.parts.items():
                 counts[kind] = counts.get(kind, 0) + len(part.shapes)
             for reason, count in table.skipped.items():
                 skipped[reason] = skipped.get(reason, 0) + count
-        damaged = {table.what: table.mistake for table in tables if table.mistake}
+        damaged = {table.display_path: table.error for table in tables if table.error}
         etag = _etag(tables, self._space(scope))
-        return Overview(counts, skipped, damaged, etag, _mtime_s(tables))
+        return Overview(counts, skipped, damaged, etag)
 
     def _tables(self, scope: Scope) -> list[Table]:
         if isinstance(scope, AnnotationName):
-            table = self.tables.read(self.places.existing(scope))
-            if table.mistake:
-                raise DamagedError(table.what, table.mistake)
+            table = self.tables.read(self.files.existing(scope))
+            if table.error:
+                raise DamagedError(table.display_path, table.error)
             return [table]
-        tables = (self._table(place) for place in self.places.every(scope))
-        return [table for table in tables if table is not None]
+        tables = []
+        for file in self.files.in_dataset(scope):
+            with suppress(MissingError):  # deleted since it was listed
+                tables.append(self.tables.read(file))
+        return tables
 
-    def _table(self, place: Place) -> Table | None:
-        try:
-            return self.tables.read(place)
-        except MissingError:  # it was there a moment ago
-            return None
-
-    def _space(self, scope: Scope) -> Space:
+    def _space(self, scope: Scope) -> CoordinateSpace:
         return self.spaces.of(scope.dataset if isinstance(scope, AnnotationName) else scope)
 
-    def _footprint(self, scope: Scope) -> Footprint | None:
-        """Look at all files of a data set at once: one by one takes ten times as long."""
+    def _fingerprint(self, scope: Scope) -> DirectoryFingerprint | None:
+        """Fingerprint all files of a dataset at once: one by one takes ten times as long."""
         if isinstance(scope, AnnotationName):
             return None
-        parts = (*scope, "annotations")
-        return Footprint.of(self.places.tree.path(parts), "/".join(parts))
-
-    def _etag_in(self, scope: Scope, state: _State) -> str:
-        """Give the version of the sources of a data set in a state, "" when it is not known."""
-        with self._lock:
-            known, etag = self._known.get(scope, (None, ""))
-            return etag if known == state else ""
+        parts = (*scope, ANNOTATIONS)
+        return DirectoryFingerprint.of(self.files.data_root.path(parts), "/".join(parts))
 
     def _remember(self, scope: Scope, state: _State, etag: str) -> None:
-        # The state was taken before the files were read: a change in between makes it out of date.
-        if state[1] is not None and state[1].settled:
-            with self._lock:
-                self._known.pop(scope, None)
-                self._known[scope] = state, etag
-                while len(self._known) > KEPT_STATES:
-                    self._known.popitem(last=False)
-
-    def _find(self, scope: Scope, kind: Kind, etag: str) -> Version | None:
-        with self._lock:
-            kept = self._kept.get((scope, kind))
-            if kept is None or kept.etag != etag:
-                return None
-            self._kept.move_to_end((scope, kind))
-            return kept
-
-    def _keep(self, scope: Scope, kind: Kind, version: Version) -> None:
-        with self._lock:
-            self._kept.pop((scope, kind), None)
-            self._kept[scope, kind] = version
-            size_bytes = sum(kept.source.size_bytes for kept in self._kept.values())
-            while size_bytes > KEPT_BYTES and len(self._kept) > 1:
-                _, dropped = self._kept.popitem(last=False)
-                size_bytes -= dropped.source.size_bytes
+        # The state was taken before the files were read: a change in between invalidates it.
+        if state[1] is not None and state[1].is_settled:
+            self._etags.put(scope, state, etag)
 
 
-def _etag(tables: Sequence[Table] | Sequence[Identity], space: Space) -> str:
-    # Names of files, too: of two annotations with one id, they say which number is whose.
-    named = "\n".join(f"{table.etag} {table.what}" for table in tables)
-    return etag_of(repr(space).encode(), named.encode(errors="surrogatepass"))
-
-
-def _mtime_s(tables: Sequence[Table]) -> float:
-    return max((table.mtime_s for table in tables), default=0.0)
+def _etag(tables: Sequence[Table] | Sequence[Identity], space: CoordinateSpace) -> str:
+    # File names, too: they decide which of two annotations with the same id gets which number.
+    versions = "\n".join(f"{table.etag} {table.display_path}" for table in tables)
+    return etag_of(repr(space).encode(), versions.encode(errors="surrogatepass"))

@@ -1,32 +1,37 @@
-"""Annotation files as tables of numbers, kept while the files stay as they are."""
+"""Annotation files as tables of arrays, cached per version of the file."""
 
 from __future__ import annotations
 
 import os
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from sys import intern
 from threading import Lock
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from neurotrale.annotations.content import etag_of
+from neurotrale.annotations.contents import etag_of
 from neurotrale.annotations.document import NotAnArrayError
-from neurotrale.annotations.places import Place
-from neurotrale.faults import reading
-from neurotrale.files import Stamp, is_settled
-from neurotrale.kept import Kept
-from neurotrale.layers.geometry import Shapes, geometry_of
-from neurotrale.layers.kinds import Kind
+from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.errors import reading
+from neurotrale.late import LazyModule
+from neurotrale.layers.geometry import Annotation, GeometryKind, Shapes, geometry_of, read_batches
 from neurotrale.layers.properties import Columns
-from neurotrale.layers.reading import Annotation, read_batches
+from neurotrale.storage.cache import Stamp, VersionedCache
+from neurotrale.storage.directories import status_of
+from neurotrale.storage.regular import open_regular
 
-KEPT_BYTES = 256 * 2**20
-KEPT_IDENTITIES = 100_000
-# What ids and texts take in memory, beside the coordinates.
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")
+
+CACHED_BYTES = 256 * 2**20
+CACHED_IDENTITIES = 100_000
+# Memory for ids and texts, besides the coordinates.
 _ANNOTATION_BYTES = 400
 
 
@@ -43,24 +48,22 @@ class Table:
     """One version of a file.
 
     Attributes:
-        what: The file, relative to the data root.
-        etag: What tells its content from others.
-        mtime_s: When it was changed, in seconds since the epoch.
-        parts: What can be drawn, by kind.
-        skipped: How many annotations cannot, by reason.
-        mistake: Why it is no JSON array; "" when it is one.
+        display_path: Path of the file, relative to the data root.
+        etag: Identifies the content.
+        parts: The annotations that can be drawn, by kind.
+        skipped: How many annotations cannot be drawn, by reason.
+        error: Why the file is not a JSON array; "" if it is one.
     """
 
-    what: str
+    display_path: str
     etag: str
-    mtime_s: float
-    parts: Mapping[Kind, Part]
+    parts: Mapping[GeometryKind, Part]
     skipped: Mapping[str, int]
-    mistake: str = ""
+    error: str = ""
 
     @property
     def size_bytes(self) -> int:
-        """Roughly what it takes in memory."""
+        """Approximate size in memory."""
         return 1000 + sum(
             part.shapes.coordinates.nbytes + _ANNOTATION_BYTES * len(part.shapes)
             for part in self.parts.values()
@@ -69,116 +72,93 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A version of a file, as far as it is told without understanding the file."""
+    """A version of a file, identified without parsing it."""
 
-    what: str
+    display_path: str
     etag: str
-    mtime_s: float
 
 
 class Tables:
-    """Reads annotation files; each version is read once, while there is room for its table."""
+    """Reads annotation files, and caches the table of each version."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[Path, tuple[Stamp, bool, Table]] = OrderedDict()
-        self._identities: Kept[Identity] = Kept(KEPT_IDENTITIES)
-        self._size_bytes = 0
-        self._lock = Lock()
+        self._tables: VersionedCache[Table] = VersionedCache(
+            CACHED_IDENTITIES, CACHED_BYTES, attrgetter("size_bytes")
+        )
+        self._identities: VersionedCache[Identity] = VersionedCache(CACHED_IDENTITIES)
         self._reading = Lock()
 
-    def read(self, place: Place) -> Table:
-        """Give the table of a file as it is now.
+    def read(self, file: AnnotationFile) -> Table:
+        """Return the table of the current version of a file.
 
         Raises:
-            MissingError: There is no such file.
+            MissingError: The file does not exist.
             ReadOnlyError, BusyError: It cannot be read.
         """
-        with reading(place.what):
-            stamp = Stamp.of(place.path.stat())
-            table = self._find(place.path, stamp)
+        with reading(file.display_path):
+            stamp = Stamp.of(status_of(file.path))
+            table = self._tables.find_settled(file.path, stamp)
             if table is not None:
                 return table
-            # One at a time: several requests for the same file would only get in each other's way.
+            # One at a time: parallel requests for the same file would only slow each other down.
             with self._reading:
-                return self._find(place.path, stamp) or self._read(place)
+                return self._tables.find_settled(file.path, stamp) or self._read(file)
 
-    def identify(self, place: Place) -> Identity:
-        """Tell which version of a file there is now; cheaper than to read its table.
+    def identify(self, file: AnnotationFile) -> Identity:
+        """Return the identity of the current version of a file; cheaper than its table.
 
         Raises:
-            MissingError: There is no such file.
+            MissingError: The file does not exist.
             ReadOnlyError, BusyError: It cannot be read.
         """
-        with reading(place.what):
-            stamp = Stamp.of(place.path.stat())
-            table = self._find(place.path, stamp)
+        with reading(file.display_path):
+            stamp = Stamp.of(status_of(file.path))
+            table = self._tables.find_settled(file.path, stamp)
             if table is not None:
-                return Identity(place.what, table.etag, table.mtime_s)
-            known = self._identities.find(place.path, stamp)
+                return Identity(file.display_path, table.etag)
+            known = self._identities.find_settled(file.path, stamp)
             if known is not None:
                 return known
-            content, status, settled = _content(place.path)
-        identity = Identity(place.what, etag_of(content), status.st_mtime)
+            content, stamp, settled = _content(file.path)
+        identity = Identity(file.display_path, etag_of(content))
         if settled:
-            self._identities.put(place.path, Stamp.of(status), identity)
+            self._identities.put(file.path, stamp, identity)
         return identity
 
-    def _find(self, path: Path, stamp: Stamp) -> Table | None:
-        with self._lock:
-            kept = self._kept.get(path)
-            if kept is None or kept[0] != stamp or not kept[1]:
-                return None
-            self._kept.move_to_end(path)
-            return kept[2]
-
-    def _read(self, place: Place) -> Table:
-        content, status, settled = _content(place.path)
+    def _read(self, file: AnnotationFile) -> Table:
+        content, stamp, settled = _content(file.path)
         etag = etag_of(content)
-        with self._lock:
-            kept = self._kept.get(place.path)
-        if kept is not None and kept[2].etag == etag:
-            table = kept[2]
-        else:
-            table = table_of(place.what, content, etag, status.st_mtime)
-        self._keep(place.path, Stamp.of(status), settled, table)
+        table = self._tables.find_latest(file.path)
+        if table is None or table.etag != etag:
+            table = build_table(file.display_path, content, etag)
+        self._tables.put(file.path, stamp, table, is_settled=settled)
         return table
 
-    def _keep(self, path: Path, stamp: Stamp, settled: bool, table: Table) -> None:
-        with self._lock:
-            old = self._kept.pop(path, None)
-            if old is not None:
-                self._size_bytes -= old[2].size_bytes
-            self._kept[path] = stamp, settled, table
-            self._size_bytes += table.size_bytes
-            while self._size_bytes > KEPT_BYTES and len(self._kept) > 1:
-                _, (_, _, dropped) = self._kept.popitem(last=False)
-                self._size_bytes -= dropped.size_bytes
+
+def _content(path: Path) -> tuple[bytes, Stamp, bool]:
+    """Return the content of a file, its stamp, and whether the stamp was settled before reading."""
+    with open_regular(path) as file:
+        stamp = Stamp.of(os.fstat(file.fileno()))
+        settled = stamp.is_settled
+        return file.read(), stamp, settled
 
 
-def _content(path: Path) -> tuple[bytes, os.stat_result, bool]:
-    """Read a file; tell also whether its time of change tells this version from the next."""
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        content = file.read()
-    return content, status, is_settled(status.st_mtime_ns)
-
-
-def table_of(what: str, content: bytes, etag: str, mtime_s: float) -> Table:
-    """Read the content of a file."""
-    parts: dict[Kind, list[Part]] = {}
+def build_table(display_path: str, content: bytes, etag: str) -> Table:
+    """Build the table of a file from its content."""
+    parts: dict[GeometryKind, list[Part]] = {}
     skipped: Counter[str] = Counter()
     try:
         for batch in read_batches(content):
             geometry = geometry_of(batch.annotations)
             skipped.update(geometry.skipped)
             for kind, shapes in geometry.shapes.items():
-                chosen = [batch.annotations[place] for place in shapes.places.tolist()]
-                placed = replace(shapes, places=shapes.places + batch.start)
-                parts.setdefault(kind, []).append(Part(placed, _columns(chosen)))
+                drawn = [batch.annotations[index] for index in shapes.indices.tolist()]
+                shifted = replace(shapes, indices=shapes.indices + batch.start)
+                parts.setdefault(kind, []).append(Part(shifted, _columns(drawn)))
     except NotAnArrayError as error:
-        return Table(what, etag, mtime_s, {}, {}, str(error))
-    whole = {kind: joined(some) for kind, some in parts.items()}
-    return Table(what, etag, mtime_s, whole, dict(skipped))
+        return Table(display_path, etag, {}, {}, str(error))
+    whole = {kind: concatenate(same_kind) for kind, same_kind in parts.items()}
+    return Table(display_path, etag, whole, dict(skipped))
 
 
 def _columns(annotations: Sequence[Annotation]) -> Columns:
@@ -187,7 +167,7 @@ def _columns(annotations: Sequence[Annotation]) -> Columns:
         lengths_f32 = np.array(lengths, np.float64).astype(np.float32)
     return Columns(
         [annotation.id for annotation in annotations],
-        [intern(annotation.anntype) for annotation in annotations],  # a few texts, many times
+        [intern(annotation.anntype) for annotation in annotations],  # few distinct texts
         [intern(annotation.description) for annotation in annotations],
         np.array([annotation.reviewed for annotation in annotations], np.uint8),
         np.array([annotation.visited for annotation in annotations], np.uint8),
@@ -195,15 +175,15 @@ def _columns(annotations: Sequence[Annotation]) -> Columns:
     )
 
 
-def joined(parts: Sequence[Part]) -> Part:
-    """Put annotations of one kind one behind the other."""
+def concatenate(parts: Sequence[Part]) -> Part:
+    """Concatenate parts with annotations of one kind."""
     shapes = [part.shapes for part in parts]
     columns = [part.columns for part in parts]
     lengths = [np.zeros(1, np.int64), *(np.diff(each.offsets) for each in shapes)]
     none = np.zeros(0)
     return Part(
         Shapes(
-            np.concatenate([none, *(each.places for each in shapes)]).astype(np.int64),
+            np.concatenate([none, *(each.indices for each in shapes)]).astype(np.int64),
             np.cumsum(np.concatenate(lengths)),
             np.concatenate([np.zeros((0, 3), "f4"), *(each.coordinates for each in shapes)]),
         ),

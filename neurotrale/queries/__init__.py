@@ -1,1 +1,1 @@
-"""Some of the annotations, chosen by what they are and where, in the formats that people use."""
+"""Searches for annotations, and the formats that they are exported in."""

@@ -1,1 +1,1 @@
-"""From a WSGI application to processes that answer on a socket."""
+"""The processes, sockets and threads that serve the WSGI application."""

@@ -1,53 +1,62 @@
-"""One process that answers requests until it is told to stop, and then finishes what it has."""
+"""A worker process: answers requests until a signal to stop, then finishes those in flight."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from threading import Thread
 from types import FrameType
 from typing import Any
 
-from waitress import wasyncore
-from waitress.server import create_server
-
-from neurotrale.server.channel import Channel, Dispatcher
-from neurotrale.server.crew import Crew
+from neurotrale.server.threads import LeaderFollowerPool, signals_blocked
+from neurotrale.server.waitress_adapter import HttpServer
+from neurotrale.settings.service import (
+    CONNECTIONS,
+    DRAIN_TIMEOUT,
+    MAX_BODY_MB,
+    QUEUE,
+    STALL_TIMEOUT,
+    THREADS,
+)
 
 log = logging.getLogger(__name__)
 
 MOST_FILES = 65_536
-# The listening socket and the trigger count as connections in waitress.
-OWN_SOCKETS = 2
-# Looks at the sockets after the signal to stop; each accepts, or reads, one thing of each socket.
-LAST_LOOKS = 32
-LOOK_S = 0.001
+# Polls of the sockets after the signal to stop; each accepts or reads once from each socket.
+LAST_POLLS = 32
+LAST_POLL_INTERVAL_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one worker takes on.
+    """The limits of one worker.
 
     Args:
-        threads: Requests answered at once; a few, as chunks are work for the processor.
-        connections: Open connections; a browser keeps six.
-        queue: Requests that may wait for a thread; further ones are answered with 503 at once.
-        body_bytes: The largest body; beyond it the answer is 413 before the body is read.
-        idle_s: Connections without any traffic for so long are closed.
+        threads: The most requests answered at once; a few, because chunks are CPU-bound.
+        connections: The most open connections; a browser opens six.
+        queue: The most requests that may wait for a thread; further ones get 503 at once.
+        body_bytes: The largest body; a larger one is refused with 413 before it is read.
+        idle_s: Connections without any traffic for this long are closed.
+        stall_s: Connections whose client takes nothing of a response for this long are closed.
         drain_s: How long requests in flight may take after the signal to stop.
     """
 
-    threads: int = 4
-    connections: int = 500
-    queue: int = 64
-    body_bytes: int = 2**30
+    threads: int = THREADS.default
+    connections: int = CONNECTIONS.default
+    queue: int = QUEUE.default
+    body_bytes: int = MAX_BODY_MB.default * 2**20
     idle_s: int = 120
-    drain_s: float = 30.0
+    stall_s: float = STALL_TIMEOUT.default
+    drain_s: float = DRAIN_TIMEOUT.default
 
 
 def run_worker(
@@ -55,76 +64,132 @@ def run_worker(
     listening: socket.socket,
     limits: Limits,
     on_ready: Callable[[], None],
+    on_response: Callable[[], None],
+    load: Callable[[], None],
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish those in flight.
 
     Args:
         app: The WSGI application.
         listening: A listening socket, perhaps shared with other workers.
-        limits: What this worker takes on.
-        on_ready: Called once, when requests are answered from now on.
+        limits: The limits of this worker.
+        on_ready: Called once, when requests will be answered from now on.
+        on_response: Called for each response of the application, before any of it is sent.
+        load: Called after `on_ready`, in its own thread, to load what requests will need.
     """
     _raise_file_limit()
-    sockets: dict[int, Any] = {}
-    crew = Crew(
+    pool = LeaderFollowerPool(
         limits.threads,
-        look=lambda timeout_s: wasyncore.loop(timeout_s, use_poll=True, map=sockets, count=1),
-        wake=lambda: server.trigger.pull_trigger(),
+        poll=lambda timeout_s: http.poll(timeout_s),
+        wake=lambda: http.wake(),
     )
-    server: Any = create_server(
+    http = HttpServer(
         app,
-        map=sockets,
-        _dispatcher=Dispatcher(crew, limits.queue),
-        sockets=[listening],
-        connection_limit=limits.connections + OWN_SOCKETS,
-        max_request_body_size=limits.body_bytes + 1,  # waitress refuses what reaches it
-        channel_timeout=limits.idle_s,
-        ident=None,
-        log_socket_errors=False,
-        clear_untrusted_proxy_headers=True,
+        listening,
+        pool,
+        queue=limits.queue,
+        connections=limits.connections,
+        body_bytes=limits.body_bytes,
+        idle_s=limits.idle_s,
+        stall_s=limits.stall_s,
+        on_response=on_response,
     )
-    server.channel_class = Channel
-    server.pull_trigger = crew.wake
-    server.stopping = False
     stopping = False
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal stopping
         stopping = True
-        crew.call()
+        pool.wake_monitor()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    crew.start()
+    pool.start()
     on_ready()
-    crew.oversee(until=lambda: stopping)
-    _drain(server, crew, limits.drain_s)
-    crew.end()
-    wasyncore.close_all(sockets)
+    _in_background(load)
+    pool.monitor(until=lambda: stopping)
+    _drain(http, pool, limits.drain_s)
+    pool.stop()
+    http.close()
+
+
+def _in_background(work: Callable[[], None]) -> None:
+    with signals_blocked():
+        Thread(target=work, name="load", daemon=True).start()
 
 
 def _raise_file_limit() -> None:
-    """Take as many file descriptors as the system grants: at the limit, accepting would spin."""
+    """Raise the limit of open files as far as allowed: at the limit, accepting would spin."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def _drain(server: Any, crew: Crew, drain_s: float) -> None:
-    server.stopping = True
-    until = time.monotonic() + drain_s
-    looks = crew.looks + LAST_LOOKS
-    while crew.looks < looks:  # what was sent before the signal may not be read yet
-        crew.wake()
-        crew.tick(LOOK_S)
-    server.accepting = False
-    while any(map(_in_flight, list(server.active_channels.values()))):
-        if time.monotonic() > until:
-            log.warning("process %d stops with requests unfinished", os.getpid())
+def _drain(http: HttpServer, pool: LeaderFollowerPool, drain_s: float) -> None:
+    http.close_after_responses()
+    deadline = time.monotonic() + drain_s
+    last_poll = pool.polls + LAST_POLLS
+    while pool.polls < last_poll:  # requests sent before the signal may not have been read yet
+        pool.wake()
+        pool.handoff_if_stalled(LAST_POLL_INTERVAL_S)
+    http.stop_accepting()
+    while http.in_flight:
+        if time.monotonic() > deadline:
+            log.warning(
+                "worker %d stops with requests unfinished: the drain timeout is over", os.getpid()
+            )
             return
-        crew.tick()
+        pool.handoff_if_stalled()
 
 
-def _in_flight(channel: Any) -> bool:
-    return bool(channel.requests or channel.request or channel.total_outbufs_len)
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+
+
+def fork(
+    name: str, work: Callable[[], None], pause: Callable[[], AbstractContextManager[None]]
+) -> int:
+    """Call a function in a new process, which is stopped when this one dies.
+
+    Args:
+        name: The name of the process, as ``top`` and ``ps -o comm`` show it.
+        work: The function. The exit code of the process is 0 when it returns, and 1 when it
+            raises; the error is logged.
+        pause: Returns a context manager that pauses other threads of this process during the
+            fork; the new process leaves it before it calls `work`.
+
+    Returns:
+        The id of the new process.
+    """
+    parent = os.getpid()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with pause():
+        pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        _die_with_parent(parent)
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
+        work()
+        code = 0
+    except BaseException:
+        log.exception("a %s failed", name)
+    finally:
+        logging.shutdown()
+        os._exit(code)
+
+
+def describe_exit(status: int) -> str:
+    """Return the signal or the exit code in a status of `os.waitpid`, as text."""
+    if os.WIFSIGNALED(status):
+        return signal.Signals(os.WTERMSIG(status)).name
+    return f"exit code {os.waitstatus_to_exitcode(status)}"
+
+
+def _die_with_parent(parent: int) -> None:
+    """Have the kernel send SIGTERM when the parent dies, even by SIGKILL."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(1)  # the parent died before the line above

@@ -1,11 +1,11 @@
-"""Tokens: who may look and who may change; the file they are in; keeping them out of logs."""
+"""Tokens: the token file, read or write access for each holder, and hiding tokens in logs."""
 
 USER = "REMOTE_USER"
-"""Key of the WSGI environment for the name that belongs to a request's token.
+"""Key of the WSGI environment for the name of the holder of a request's token.
 
-Set behind the gate; journal and access log read it. A client cannot set it, as the keys of what
-it sends begin with ``HTTP_``.
+Set by the token middleware; read by the journal and the access log. A client cannot set it, because
+the keys of request headers begin with ``HTTP_``.
 """
 
 MAY_WRITE = "neurotrale.may_write"
-"""Key of the WSGI environment for whether that token allows changes; absent without tokens."""
+"""Key of the WSGI environment for whether the token allows changes; absent without tokens."""

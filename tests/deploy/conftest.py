@@ -6,7 +6,7 @@ For every test here:
 - ``shared``: a directory for one test, that belongs to this user and that everybody can read.
 - ``sources``: a copy of the project that this user can read.
 - ``sif``: the Apptainer image, built by this user from `apptainer.def`, readable by all.
-- ``data``: a data root with one data set, that this user may write to.
+- ``data``: a data root with one dataset, that this user may write to.
 - ``image``, ``proxy_image``: names of the Docker images, built from `Dockerfile`, and of HAProxy.
 """
 
@@ -115,7 +115,7 @@ def proxy_image(built: tuple[str, str]) -> str:
 
 @pytest.fixture
 def data(shared: Path, hpc: User) -> Path:
-    """A data root with one data set, `brain`, that the ordinary user may write to."""
+    """A data root with one dataset, `brain`, that the ordinary user may write to."""
     write_dataset(shared / "data" / "brain")
     return hpc.own(shared / "data")
 

@@ -195,7 +195,7 @@ def test_overload_of_the_service_passes_the_proxy(
             busy = ask(f"{started.url}/{FIBERS}?id=new", "PATCH", POINT)
         assert busy.status == 503
         assert "retry-after" in busy.headers
-        assert "being written by others" in json.loads(busy.body)["description"]
+        assert "being written by another client" in json.loads(busy.body)["description"]
 
 
 def test_down_finishes_an_edit_that_is_under_way(

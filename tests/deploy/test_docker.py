@@ -134,10 +134,13 @@ def test_run_as_in_the_seed_serves_with_as_many_workers_as_told(image: str, data
     with container(image, own(data, 1000, 1000), "--workers", "15") as service:
         assert ask(f"{service.url}/{CHUNK}").headers["content-length"] == str(2 * 64**3)
         edit(service.url)
-        processes = docker("top", service.name, "-o", "pid,ppid,args").stdout.splitlines()[1:]
-        assert len(processes) == 1 + 15
+        top = ("top", service.name, "-o", "pid,ppid,comm")
+        # The service answers when its first worker does; the others follow.
+        eventually(lambda: docker(*top).stdout.split().count("worker") == 15, "15 workers")
+        assert docker(*top).stdout.split().count("writer") == 1
+        assert len(docker(*top).stdout.splitlines()[1:]) == 1 + 15 + 1
         assert service.stop() == 0
-        assert "finishing what is in flight" in service.log()
+        assert "finishing the requests in flight" in service.log()
     assert "new" in ids(data)
 
 

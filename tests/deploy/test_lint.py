@@ -80,7 +80,7 @@ def test_compose_file_without_data_says_what_to_name() -> None:
     )
     assert done.returncode != 0
     assert "NEUROTRALE_DATA" in done.stderr
-    assert "name the directory of your data sets" in done.stderr
+    assert "name the directory of your datasets" in done.stderr
 
 
 def test_configuration_of_haproxy_is_clean() -> None:

@@ -1,4 +1,4 @@
-"""A data set made by a job array: a shard for each task, and a job that finishes them."""
+"""A dataset made by a job array: a shard for each task, and a job that finishes them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_ingest_script_is_one_that_slurm_takes_as_it_stands(
     cluster.user.run(["sbatch", "--test-only", *options, cluster.scripts / "ingest.sbatch"])
 
 
-def test_array_makes_the_data_set_that_its_planes_are(
+def test_array_makes_the_dataset_that_its_planes_are(
     cluster: Cluster, data: Path, shared: Path
 ) -> None:
     planes = shared / "planes"

@@ -90,5 +90,5 @@ def test_two_nodes_stop_without_losing_an_edit(cluster: Cluster, data: Path) -> 
         cluster.launch("stop", session)
     job = cluster.ended(session)
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0")
-    assert cluster.log(session).count("SIGTERM: finishing what is in flight") == 2
+    assert cluster.log(session).count("SIGTERM: finishing the requests in flight") == 2
     assert {id_ for one in writers for id_ in one.acknowledged} <= real.ids_in(data)

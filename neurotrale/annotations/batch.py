@@ -1,0 +1,171 @@
+"""Changes of one file that are applied together: what they make of it, and their records."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from neurotrale.annotations.changes import (
+    AppliedChange,
+    Author,
+    Before,
+    Change,
+    JournalTail,
+    apply_in_pieces,
+    changes_in,
+)
+from neurotrale.annotations.contents import Content, content_of, etag_of
+from neurotrale.annotations.document import Hunk, Index
+from neurotrale.annotations.journal import ContentState, Journal, JournalEntry, JournalRecord
+from neurotrale.annotations.revisions import applied_changes
+from neurotrale.annotations.viewers import NO_NOTES
+from neurotrale.storage.cache import Stamp
+
+
+class PlannedChange(Protocol):
+    """A change that is decided when its turn comes.
+
+    Attributes:
+        author: The author of the change.
+        intent: The name of the request that asks for it; see `JournalEntry.intent`.
+        is_repeated: Whether the request may have been applied before.
+    """
+
+    author: Author
+    intent: str
+    is_repeated: bool
+
+    def decide(self, before: Before) -> Change:
+        """Return the change for the current file; may raise to leave the file unchanged."""
+
+
+class Batch:
+    """Changes that are applied together: what they make of a file, and their records."""
+
+    def __init__(
+        self, journal: Journal, tail: JournalTail, content: Content | None, at: str
+    ) -> None:
+        self.journal = journal
+        self.tail = tail
+        self.before = content
+        self.records: list[JournalRecord] = []
+        self.pieces: Sequence[bytes | memoryview] = ()
+        self.index: Index | None = None
+        self._at = at
+        self._exists = content is not None
+        self._body = b"" if content is None else content.body
+        self.etag = "" if content is None else content.etag
+        self._content = content  # None also while it is not yet put together
+        self._held_removals = tuple(tail.held_removals)
+
+    def add(self, plan: PlannedChange) -> AppliedChange | Exception:
+        """Decide a change, given the file as the changes before it leave it."""
+        if plan.is_repeated and (earlier := self._earlier(plan.intent)) is not None:
+            return AppliedChange(self.etag, earlier.old is None, True, earlier)
+        try:
+            change = plan.decide(Before(self._current(), self._held_removals))
+        except (ValueError, LookupError) as error:
+            return error
+        held = self._held_removals if change.held_removals is None else (*change.held_removals,)
+        if change.creates and not self._exists:
+            return self._apply(change, held, plan)
+        is_same = not change.hunks and held == self._held_removals
+        if is_same and not change.notes.tells_more:
+            return AppliedChange(self.etag, False, False)
+        return self._apply(change, held, plan)
+
+    def _apply(self, change: Change, held: tuple[str, ...], plan: PlannedChange) -> AppliedChange:
+        created = not self._exists
+        old = None if created else ContentState(len(self._body), self.etag)
+        self.pieces = apply_in_pieces(self._body, change.hunks)
+        new = ContentState(sum(map(len, self.pieces)), etag_of(*self.pieces))
+        number = self.tail.next_number + len(self.records)
+        record = record_of(number, self._at, change, (old, new), plan, held)
+        if self.before is not None:
+            record = msgspec.structs.replace(record, stamp=self.before.stamp.recorded)
+        if self.records:
+            first = self.records[0].n
+            self.records[-1] = msgspec.structs.replace(self.records[-1], first=first)
+            record = msgspec.structs.replace(record, first=first)
+        self.records.append(record)
+        self.index, self.etag, self._exists, self._held_removals = (
+            change.index,
+            new.hash,
+            True,
+            held,
+        )
+        self._content = None
+        return AppliedChange(new.hash, created, True)
+
+    def _current(self) -> Content | None:
+        """Return the file as it is after the changes so far."""
+        if self._content is None and self._exists:
+            self._body = b"".join(self.pieces)
+            self.pieces = (self._body,)
+            stamp = Stamp(0, 0, 0, 0) if self.before is None else self.before.stamp
+            self._content = content_of(self._body, stamp, self.etag, self.index)
+            self.index = self._content.index
+        return self._content
+
+    def _earlier(self, intent: str) -> JournalEntry | None:
+        changes = applied_changes(self.journal, self.before)
+        return next((one for one, applied in changes if applied and one.intent == intent), None)
+
+
+def record_of(
+    n: int,
+    at: str,
+    change: Change,
+    states: tuple[ContentState | None, ContentState | None],
+    plan: PlannedChange | None = None,
+    held_removals: Sequence[str] | None = None,
+) -> JournalRecord:
+    """Return the record of a change.
+
+    Args:
+        n: Its number.
+        at: Its time, see `format_time`.
+        change: The change.
+        states: The content before and after; None where there is no file.
+        plan: Who asked for the change; None for one that the service noticed itself.
+        held_removals: What is held back afterwards; by default what the change says.
+    """
+    touched = changes_in(change.hunks)
+    texts, is_base64 = _encoded_hunks(change.hunks)
+    held = change.held_removals if held_removals is None else held_removals
+    notes = change.notes
+    if plan is not None and plan.author.session:
+        notes = msgspec.structs.replace(notes, session=plan.author.session)
+    return JournalRecord(
+        n=n,
+        at=at,
+        op=change.operation,
+        by="" if plan is None else plan.author.name,
+        source="" if plan is None else plan.author.source,
+        old=states[0],
+        new=states[1],
+        added=list(touched.added),
+        changed=list(touched.changed),
+        removed=list(touched.removed),
+        held_removals=list(held or ()),
+        newly_held=change.newly_held,
+        target=change.target,
+        intent="" if plan is None else plan.intent,
+        save=notes if notes != NO_NOTES else NO_NOTES,  # the default, which a line leaves out
+        hunks=texts,
+        base64=is_base64,
+    )
+
+
+def _encoded_hunks(hunks: Sequence[Hunk]) -> tuple[list[tuple[int, str, str]], bool]:
+    """Return hunks as text for a record, and whether the text is base64."""
+    try:
+        return [(hunk.at, hunk.old.decode(), hunk.new.decode()) for hunk in hunks], False
+    except UnicodeDecodeError:
+        return [
+            (hunk.at, base64.b64encode(hunk.old).decode(), base64.b64encode(hunk.new).decode())
+            for hunk in hunks
+        ], True

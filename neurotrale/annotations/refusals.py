@@ -1,0 +1,129 @@
+"""Saves of viewers that were refused: a viewer ignores the answer, so its user would never know.
+
+They are kept for a while in the hidden directory of the data root: a file for each viewer, named by
+its label, with a line of JSON for each save.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from neurotrale.annotations.changes import format_time
+from neurotrale.errors import DamagedError
+from neurotrale.storage.regular import (
+    create_regular,
+    lines_backwards,
+    make_own_directory,
+    open_regular,
+    open_regular_fd,
+)
+from neurotrale.storage.state import STATE
+
+log = logging.getLogger(__name__)
+
+KEPT_S = 10 * 3600
+MOST_BYTES = 2**18  # for each viewer
+MOST_VIEWERS = 256
+MOST_SHOWN = 100
+
+_LABEL = re.compile("[0-9a-f]{10}")
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A save that was refused.
+
+    Attributes:
+        at: Time, ISO 8601 in UTC.
+        file: Path of the file, as the viewer named it, relative to the data root.
+        status: The HTTP status.
+        reason: What was wrong, for people.
+    """
+
+    at: str
+    file: str
+    status: int
+    reason: str
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Refusal)
+
+
+class Refusals:
+    """The refused saves of all viewers; best effort, as a refused save must not fail otherwise.
+
+    Args:
+        root: The data root.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._directory = root / STATE / "refused"
+
+    def add(self, label: str, file: str, status: int, reason: str) -> None:
+        """Record that a save was refused.
+
+        Args:
+            label: Label of the viewer.
+            file: Path of the file, as the viewer named it.
+            status: The HTTP status.
+            reason: What was wrong, for people.
+        """
+        now = format_time(datetime.now(UTC))
+        line = _encoder.encode(Refusal(now, file[:1000], status, reason[:1000])) + b"\n"
+        path = self._directory / label
+        try:
+            make_own_directory(self._directory.parent)
+            make_own_directory(self._directory)
+            with suppress(FileExistsError):
+                os.close(create_regular(path, mode=0o600))
+                self._remove_old()
+            descriptor = open_regular_fd(path, os.O_WRONLY | os.O_APPEND)
+            with os.fdopen(descriptor, "ab") as stream:
+                if stream.tell() < MOST_BYTES:
+                    stream.write(line)
+        except (OSError, DamagedError) as error:
+            log.warning("a refused save is not remembered for the page of its viewer: %s", error)
+
+    def of(self, label: str, dataset: str) -> list[Refusal]:
+        """Return the refused saves of a viewer in a dataset, newest first.
+
+        Args:
+            label: Label of the viewer.
+            dataset: Path of the dataset relative to the data root; "" for the root itself.
+        """
+        above = f"{dataset}/annotations/" if dataset else "annotations/"
+        oldest = format_time(datetime.fromtimestamp(time.time() - KEPT_S, UTC))
+        found: list[Refusal] = []
+        for refusal in self._newest_first(label):
+            if refusal.at < oldest or len(found) == MOST_SHOWN:
+                break
+            if refusal.file.startswith(above):
+                found.append(refusal)
+        return found
+
+    def _newest_first(self, label: str) -> Iterator[Refusal]:
+        assert _LABEL.fullmatch(label)
+        with suppress(OSError, DamagedError), open_regular(self._directory / label) as file:
+            for line in lines_backwards(file):
+                with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+                    yield _decoder.decode(line)
+
+    def _remove_old(self) -> None:
+        kept = []
+        for path in self._directory.iterdir():
+            with suppress(OSError):
+                kept.append((path.stat(follow_symlinks=False).st_mtime, path))
+        kept.sort(reverse=True)
+        for number, (changed_s, path) in enumerate(kept):
+            if number >= MOST_VIEWERS or changed_s < time.time() - KEPT_S:
+                with suppress(OSError):
+                    path.unlink()

@@ -1,0 +1,250 @@
+"""Saves of whole files by viewers: each is merged, and moves what its client saw of the file.
+
+The decisions are in `neurotrale.annotations.views`, the merge in `neurotrale.annotations.merge`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from neurotrale.annotations.chains import FileViews
+from neurotrale.annotations.changes import Before, Change, WriteContext
+from neurotrale.annotations.contents import Content, etag_of
+from neurotrale.annotations.diff import hunks_between
+from neurotrale.annotations.document import Document, NotAnArrayError
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.merge import MergedFile, Seen, merge_edit
+from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.annotations.revisions import content_with, recent_contents
+from neurotrale.annotations.view_store import Views
+from neurotrale.annotations.viewers import SaveNotes, Viewer
+from neurotrale.annotations.views import (
+    Facts,
+    Meaning,
+    Tip,
+    meaning_of,
+    meaning_of_late,
+    meaning_without_views,
+)
+
+log = logging.getLogger(__name__)
+
+RECENT_REVISIONS = 16
+
+_Move = tuple[Viewer, Callable[[FileViews], None], int]
+
+
+@dataclass
+class Saves:
+    """The saves of one file that are applied together.
+
+    Args:
+        views: What clients saw of all files; changed by `finish`, when all is on disk.
+        file: The file.
+    """
+
+    views: Views
+    file: AnnotationFile
+    _moves: list[_Move] = field(default_factory=list)
+    _seen: dict[str, FileViews] = field(default_factory=dict)
+    _begun: set[int] = field(default_factory=set)
+    _saved_ns: int = 0
+
+    def begin(self, plan: int) -> None:
+        """Begin to decide a save; when it comes again, all before were not applied, and come again.
+
+        Args:
+            plan: Identifies the save among those that are applied together.
+        """
+        if not self._begun or plan in self._begun:
+            self._begun.clear()
+            self._moves.clear()
+            self._seen.clear()
+            self._saved_ns = self.views.saved_ns(self.file.display_path)
+        self._begun.add(plan)
+
+    def finish(self) -> None:
+        """Record what the clients see from now on."""
+        for viewer, move, saved_ns in self._moves:
+            self.views.change(viewer, self.file.display_path, move, saved_ns)
+        self._moves.clear()
+
+    def replace(self, context: WriteContext, body: bytes) -> None:
+        """Record that a client's save became the whole file."""
+        if context.viewer is not None:
+            self._move(context.viewer, None, body, context.arrived_ns, is_full=True)
+
+    def merge(self, context: WriteContext, before: Before, new: Document) -> Change:
+        """Return the change that a save of a client means.
+
+        Args:
+            context: The client; it is a viewer.
+            before: The file, which is a JSON array.
+            new: What it saves.
+        """
+        viewer, content = context.viewer, before.content
+        assert viewer is not None
+        assert content is not None
+        file = content.document
+        assert file is not None
+        body = Seen(new)
+        meaning = self._meaning(context, viewer, body, content)
+        if meaning.is_overtaken:
+            log.info("put %s: a later save overtook this one", self.file.display_path)
+            return Change("put", ())
+        merged = self._merged(file, body, meaning, context)
+        views = self._views(viewer)
+        navigated = [id_ for id_ in meaning.navigated if id_ not in views.noted]
+        held, newly_held = _held(before, file, meaning, merged)
+        is_full = not (meaning.held or meaning.navigated or meaning.stale) and not (
+            set(merged.held) & set(meaning.edit.removed)
+        )
+        began_ns = None if meaning.chain is None else meaning.chain.began_ns
+        changes = merged.content != content.body
+        self.views.keep(content.etag, content.body)
+        saved_ns = context.arrived_ns if changes else 0
+        self._move(
+            viewer,
+            began_ns,
+            new.content,
+            context.arrived_ns,
+            is_full=is_full,
+            saved_ns=saved_ns,
+            navigated=navigated,
+            is_left=bool(meaning.navigated),
+        )
+        for id_ in merged.replaced:
+            log.warning(
+                "put %s: %r has a key twice, and was replaced whole", self.file.display_path, id_
+            )
+        notes = SaveNotes(
+            conflicts=dict(merged.conflicts),
+            navigated=navigated,
+            stale=[id_ for id_ in meaning.stale if id_ in file.index.ids],
+            base="" if meaning.chain is None or not meaning.is_certain else meaning.chain.tip,
+        )
+        return Change(
+            "put",
+            hunks_between(content.body, merged.content),
+            held_removals=held,
+            newly_held=newly_held + len(meaning.stale),
+            notes=notes,
+        )
+
+    def _meaning(
+        self, context: WriteContext, viewer: Viewer, body: Seen, content: Content
+    ) -> Meaning:
+        views = self._views(viewer)
+        path = self.file.display_path
+        facts = Facts(
+            context.arrived_ns,
+            views.is_loaded,
+            self.views.has_left(viewer, path),
+            context.guarded,
+        )
+        tips = []
+        for chain in views.chains:
+            seen = self._content(chain.tip, content)
+            if seen is not None:
+                tips.append(Tip(chain, seen))
+        if not tips:
+            return meaning_without_views(body, self._revisions(content), facts)
+        meaning = meaning_of(body, tips, facts)
+        if not meaning.is_late:
+            return meaning
+        assert meaning.chain is not None
+        earlier = self._content(meaning.chain.before, content)
+        return meaning_of_late(body, earlier or Seen(None), meaning)
+
+    def _merged(
+        self, file: Document, body: Seen, meaning: Meaning, context: WriteContext
+    ) -> MergedFile:
+        yields = context.arrived_ns < self._saved_ns
+        merged = merge_edit(
+            file,
+            meaning.base,
+            body,
+            meaning.edit,
+            own=meaning.is_own,
+            only_additions=meaning.only_additions or yields,
+            yields=yields,
+        )
+        is_emptied = len(file.index.ids) > 1 and len(merged.removed) == len(file.index.ids)
+        if context.guarded and is_emptied and not body.texts:
+            return MergedFile(file.content, held=merged.removed)
+        return merged
+
+    def _views(self, viewer: Viewer) -> FileViews:
+        views = self._seen.get(viewer.key)
+        if views is None:
+            views = self._seen[viewer.key] = self.views.of(viewer, self.file.display_path)
+        return views
+
+    def _move(
+        self,
+        viewer: Viewer,
+        began_ns: int | None,
+        body: bytes,
+        arrived_ns: int,
+        *,
+        is_full: bool,
+        saved_ns: int = 0,
+        navigated: Sequence[str] = (),
+        is_left: bool = False,
+    ) -> None:
+        tip = etag_of(body)
+        self.views.keep(tip, body)
+
+        def move(views: FileViews) -> None:
+            views.noted += navigated
+            if not is_left:
+                views.move(began_ns, tip, arrived_ns, is_full=is_full)
+
+        move(self._views(viewer))
+        self._saved_ns = max(self._saved_ns, saved_ns)
+        self._moves.append((viewer, move, saved_ns))
+
+    def _content(self, etag: str, content: Content) -> Seen | None:
+        """Return a content with a hash; None if it is no longer known."""
+        if etag == content.etag:
+            return Seen(content.document)
+        body = self.views.content(etag)
+        if body is None:
+            body = content_with(Journal(self.file.path), etag, content)
+            if body is None:
+                return None
+            self.views.keep(etag, body)
+        return _seen(body)
+
+    def _revisions(self, content: Content) -> Iterator[Seen]:
+        yield Seen(content.document)
+        for body in recent_contents(Journal(self.file.path), content, RECENT_REVISIONS):
+            seen = _seen(body)
+            if seen is not None:
+                yield seen
+
+
+def _held(
+    before: Before, file: Document, meaning: Meaning, merged: MergedFile
+) -> tuple[list[str], int]:
+    """Return the ids whose removal is held back after a save, and how many of them are new."""
+    edit = meaning.edit
+    back = {*edit.added, *edit.changed} - set(merged.held)
+    gone = set(merged.removed)
+    held = [id_ for id_ in before.held_removals if id_ not in back and id_ not in gone]
+    present = {*file.index.ids, *edit.added, *edit.changed}
+    new = [
+        id_
+        for id_ in dict.fromkeys((*meaning.held, *merged.held))
+        if id_ in present and id_ not in held and id_ not in gone
+    ]
+    return [*held, *new], len(new)
+
+
+def _seen(body: bytes) -> Seen | None:
+    try:
+        return Seen(Document.parse(body))
+    except NotAnArrayError:
+        return None

@@ -1,0 +1,296 @@
+"""A recorded change of one annotation file: lock, read, change, append to the journal, replace.
+
+Every change of a file goes through `FileChanges`; nothing else writes below
+``annotations``. A writer that died may leave a temporary file, and a record of a change that never
+took effect; the next writer removes the one and marks the other as aborted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from neurotrale.annotations.batch import Batch, PlannedChange, record_of
+from neurotrale.annotations.changes import (
+    AppliedChange,
+    Change,
+    JournalTail,
+    format_time,
+)
+from neurotrale.annotations.contents import Content, Contents
+from neurotrale.annotations.diff import hunks_between
+from neurotrale.annotations.document import Index, NotAnArrayError
+from neurotrale.annotations.journal import (
+    ContentState,
+    Journal,
+    JournalEntry,
+    JournalRecord,
+)
+from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
+from neurotrale.errors import BusyError, DamagedError, MissingError, raise_write_error
+from neurotrale.locking.held import HeldLock, LockLostError
+from neurotrale.locking.locks import Locks
+from neurotrale.storage.atomic import replace_file, temporary_path
+from neurotrale.storage.cache import Stamp
+from neurotrale.storage.directories import directory_at, forget_directory, status_of
+from neurotrale.storage.regular import remove_regular
+
+log = logging.getLogger(__name__)
+
+_SUFFIX = ".tmp"
+MOST_ATTEMPTS = 10
+
+
+class FileChangedError(Exception):
+    """A file was changed by another program after it was read, and before it was replaced."""
+
+
+class StaleTemporaryFiles:
+    """Removes temporary files of writers that died.
+
+    Args:
+        locks: Show whether a file is being written.
+        reconcile: Reconciles the journal of a file with the file.
+    """
+
+    def __init__(self, locks: Locks, reconcile: Callable[[Path], object]) -> None:
+        self._locks = locks
+        self._reconcile = reconcile
+        self._swept: set[Path] = set()
+
+    def remove(self, path: Path) -> None:
+        """Remove the stale temporary file of a file; the caller holds the file's lock.
+
+        As the lock is held, no writer uses the temporary file. The first call for a directory also
+        removes those of the other files in it.
+
+        Raises:
+            IrregularFileError: The temporary file is a link, a directory or the like.
+        """
+        remove_regular(temporary_path(path))
+        directory = path.parent
+        if directory in self._swept:
+            return
+        for name in directory_at(directory).names():
+            if name.startswith(".") and name.endswith(_SUFFIX):
+                self._remove_other(directory / name[1 : -len(_SUFFIX)], path)
+        self._swept.add(directory)
+
+    def _remove_other(self, other: Path, own: Path) -> None:
+        if other == own or other.suffix != ".json":
+            return
+        try:
+            with self._locks.try_hold(other) as free:
+                if free:
+                    self._reconcile(other)
+                    remove_regular(temporary_path(other))
+                    log.info("removed the stale temporary file of %s", other)
+        except (OSError, MissingError, DamagedError) as error:  # does not affect this write
+            log.warning("cannot remove the stale temporary file of %s: %s", other, error)
+
+
+class FileChanges:
+    """Applies changes to annotation files, and records each in the file's journal.
+
+    Args:
+        locks: The locks of the files.
+        contents: Reads files.
+        now: Returns the time for the records.
+        share: Whether the group of a shared directory may use new files.
+    """
+
+    def __init__(
+        self,
+        locks: Locks,
+        contents: Contents,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        *,
+        share: bool = True,
+    ) -> None:
+        self.locks = locks
+        self.contents = contents
+        self._now = now
+        self._share = share
+        self._stale_files = StaleTemporaryFiles(locks, self._reconcile_file)
+
+    def change_together(
+        self, path: Path, display_path: str, planned: Sequence[PlannedChange]
+    ) -> list[AppliedChange | Exception]:
+        """Apply changes to a file in their order, with one replacement of the file.
+
+        Args:
+            path: Path of the file; its directory exists.
+            display_path: Its path for errors.
+            planned: The changes.
+
+        Returns:
+            The result of each, or what it raised when it was decided; such a change leaves the
+            file unchanged for the next.
+
+        Raises:
+            BusyError, ConflictError, ReadOnlyError, DiskFullError: Nothing was changed.
+        """
+        for _ in range(MOST_ATTEMPTS):
+            forget_directory(path.parent)
+            with self.locks.hold(path, display_path) as lock:
+                try:
+                    return self._change_together(path, planned, lock)
+                except (
+                    LockLostError,
+                    FileChangedError,
+                ) as error:  # the next attempt marks its records as aborted
+                    log.warning("%s: %s; the changes are made again", display_path, error)
+                except OSError as error:
+                    raise_write_error(error, display_path)
+        raise BusyError(
+            f"{display_path} or its lock is changed by other programs again and again. Save again"
+            " later."
+        )
+
+    def _change_together(
+        self, path: Path, planned: Sequence[PlannedChange], lock: HeldLock
+    ) -> list[AppliedChange | Exception]:
+        content = self._read(path)
+        journal = Journal(path)
+        try:
+            tail = self._reconcile(journal, content)
+        finally:
+            self._stale_files.remove(path)
+        batch = Batch(journal, tail, content, format_time(self._now()))
+        results = [batch.add(plan) for plan in planned]
+        if batch.records:
+            self._write(batch, lock)
+        return results
+
+    def _reconcile_file(self, path: Path) -> None:
+        self._reconcile(Journal(path), self._read(path))
+
+    def _read(self, path: Path) -> Content | None:
+        try:
+            return self.contents.read(path)
+        except FileNotFoundError:
+            return None
+
+    def _write(self, batch: Batch, lock: HeldLock) -> None:
+        journal, records = batch.journal, batch.records
+
+        def record() -> None:
+            lock.check()
+            _check_unchanged(journal.file, batch.before)
+            if batch.tail.applied is not None:
+                journal.append(*records)
+            else:
+                journal.begin(records, batch.before)
+            lock.check()
+            _check_unchanged(journal.file, batch.before)
+
+        try:
+            replace_file(journal.file, batch.pieces, record, share=self._share)
+        except FileNotFoundError as error:
+            raise LockLostError("its temporary file was removed") from error
+        except (OSError, FileChangedError) as error:
+            lock.check()  # without the lock, nothing may be appended to the journal
+            self._mark_aborted(journal, records, error)
+            raise
+        self._cache_index(journal.file, batch.etag, batch.index, batch.pieces)
+
+    def _cache_index(
+        self,
+        path: Path,
+        etag: str,
+        index: Index | None,
+        new: Sequence[bytes | memoryview],
+    ) -> None:
+        if index is None:
+            try:
+                index = Index.of(b"".join(new))
+            except NotAnArrayError:
+                return
+        self.contents.cache_index(path, etag, index)
+
+    def _reconcile(self, journal: Journal, content: Content | None) -> JournalTail:
+        """Make the journal agree with the file, before a record is appended to it."""
+        last, applied = journal.tail()
+        if last is None or applied is None:
+            return JournalTail(last, applied)
+        # As long as a change has not replaced the file, the file has the stamp of its record.
+        stamp = "" if content is None else content.stamp.recorded
+        if last is applied and last.stamp == stamp and is_pending(journal, last, content):
+            log.warning("%s: change %d was recorded but never applied", journal.file, last.n)
+            entries = journal.entries()
+            first = next((entry for entry in entries if entry.n == (last.first or last.n)), last)
+            journal.append(self._aborted_record(first, last))
+        elif applied.new == _state(content):
+            return JournalTail(last, applied)
+        else:
+            log.warning("%s was changed by another program", journal.file)
+            journal.append(self._external_record(journal, last, applied, content))
+        return JournalTail(*journal.tail())
+
+    def _mark_aborted(
+        self, journal: Journal, records: Sequence[JournalRecord], error: Exception
+    ) -> None:
+        """Mark changes as aborted: they were recorded, but the file could not be replaced."""
+        try:
+            last, _ = journal.tail()
+            if last is None:
+                return
+            # If only the last step failed, the file is replaced, and the changes took effect.
+            is_replaced = isinstance(error, OSError) and _stamp(journal.file) != last.stamp
+            if last.n != records[-1].n or is_replaced:
+                return
+            journal.append(self._aborted_record(records[0], last))
+        except OSError:
+            log.exception(
+                "%s: the next writer will mark change %d as aborted", journal.file, records[-1].n
+            )
+
+    def _aborted_record(self, first: JournalEntry, last: JournalEntry) -> JournalRecord:
+        return JournalRecord(
+            n=last.n + 1,
+            at=format_time(self._now()),
+            op="void",
+            old=first.old,
+            new=first.old,
+            target=last.n,
+            first=first.n if first.n != last.n else 0,
+        )
+
+    def _external_record(
+        self,
+        journal: Journal,
+        last: JournalEntry,
+        applied: JournalEntry,
+        content: Content | None,
+    ) -> JournalRecord:
+        try:
+            recorded = content_at(journal, applied.n, None)
+            hunks = hunks_between(recorded, b"" if content is None else content.body)
+        except NoHistoryError:
+            log.warning("%s: its content before that is not known", journal.file)
+            hunks = []
+        present = {} if content is None or content.index is None else content.index.ids
+        held_removals = [id_ for id_ in applied.held_removals if id_ in present]
+        change = Change("outside", hunks, held_removals=held_removals)
+        return record_of(
+            last.n + 1, format_time(self._now()), change, (applied.new, _state(content))
+        )
+
+
+def _state(content: Content | None) -> ContentState | None:
+    return None if content is None else ContentState(len(content.body), content.etag)
+
+
+def _check_unchanged(path: Path, content: Content | None) -> None:
+    """Check that a file is still the one that was read."""
+    if _stamp(path) != ("" if content is None else content.stamp.recorded):
+        raise FileChangedError("it was changed by another program meanwhile")
+
+
+def _stamp(path: Path) -> str:
+    try:
+        return Stamp.of(status_of(path)).recorded
+    except FileNotFoundError:
+        return ""

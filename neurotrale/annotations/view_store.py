@@ -1,0 +1,266 @@
+"""What all clients saw of all files: kept in the process in which all changes meet.
+
+It is lost without harm: a save of a client of which nothing is known is merged with the nearest
+revision, and its removals are held back. So that a restart does not forget everything, it is also
+written to a hidden directory of the data root about once a second, as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Lock, Thread
+
+import msgspec
+import xxhash
+from cachetools import LRUCache
+
+from neurotrale.annotations.chains import FileViews
+from neurotrale.annotations.viewers import Viewer
+from neurotrale.errors import DamagedError
+from neurotrale.storage.atomic import temporary_path
+from neurotrale.storage.regular import create_regular, make_own_directory, open_regular
+
+log = logging.getLogger(__name__)
+
+KEPT_S = 10 * 3600
+CONTENT_BYTES = 256 * 2**20
+STORED_BYTES = 32 * 2**20  # of contents for each block
+BLOCKS = 1024
+CLIENTS = 256  # for each block
+FILES = 256  # for each client and block
+SAVE_S = 1.0
+
+
+class _BlockViews(msgspec.Struct):
+    """The views of the files of one block, by client and leaf.
+
+    Attributes:
+        clients: The views.
+        saved_ns: When the last save of each file arrived.
+    """
+
+    clients: dict[str, dict[str, FileViews]] = {}
+    saved_ns: dict[str, int] = {}
+
+
+class _Stored(msgspec.Struct):
+    """A block as it is on disk.
+
+    Attributes:
+        block: Path of the block's directory, relative to the data root.
+        views: Its views.
+        contents: What clients saved, by hash.
+    """
+
+    block: str
+    views: _BlockViews
+    contents: dict[str, str] = {}
+
+
+class Views:
+    """What all clients saw of all files.
+
+    Args:
+        root: The data root; None keeps everything in memory only.
+        now_ns: Returns the time in nanoseconds since the epoch.
+    """
+
+    def __init__(self, root: Path | None, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._directory = None if root is None else root / ".neurotrale"
+        self._now_ns = now_ns
+        self._lock = Lock()
+        self._blocks: LRUCache[str, _BlockViews] = LRUCache(BLOCKS)
+        self._contents: LRUCache[str, bytes] = LRUCache(CONTENT_BYTES, len)
+        self._changed: set[str] = set()
+        self._wakes = Event()
+        self._thread: Thread | None = None
+
+    def saw(self, viewer: Viewer, file: str, etag: str, arrived_ns: int) -> None:
+        """Record that a client asked for a file.
+
+        Args:
+            viewer: The client.
+            file: Path of the file relative to the data root.
+            etag: Hash of the content that was sent; empty if it was not, or not in full.
+            arrived_ns: When the request arrived.
+        """
+        with self._lock:
+            self._of(viewer, file).load(etag, arrived_ns)
+            self._note_change(file)
+
+    def of(self, viewer: Viewer, file: str) -> FileViews:
+        """Return a copy of what a client saw of a file."""
+        with self._lock:
+            views = self._of(viewer, file)
+            views.forget(self._now_ns() - KEPT_S * 10**9)
+            return msgspec.json.decode(msgspec.json.encode(views), type=FileViews)
+
+    def has_left(self, viewer: Viewer, file: str) -> bool:
+        """Return whether a client has asked for another slice since it last asked for this one."""
+        block, leaf = _split(file)
+        with self._lock:
+            files = self._block(block).clients.get(_digest(viewer), {})
+            since = files[leaf].asked_ns if leaf in files else 0
+            return _is_slice(leaf) and any(
+                views.asked_ns > since
+                for other, views in files.items()
+                if other != leaf and _is_slice(other)
+            )
+
+    def saved_ns(self, file: str) -> int:
+        """Return when the last save of a file arrived that changed it; 0 for none."""
+        block, leaf = _split(file)
+        with self._lock:
+            return self._block(block).saved_ns.get(leaf, 0)
+
+    def change(
+        self, viewer: Viewer, file: str, change: Callable[[FileViews], None], saved_ns: int
+    ) -> None:
+        """Change what a client saw of a file.
+
+        Args:
+            viewer: The client.
+            file: Path of the file relative to the data root.
+            change: Makes the change; other requests may have made others since `of`.
+            saved_ns: When a save that changed the file arrived; 0 for none.
+        """
+        block, leaf = _split(file)
+        with self._lock:
+            change(self._of(viewer, file))
+            times = self._block(block).saved_ns
+            times[leaf] = max(times.pop(leaf, 0), saved_ns)
+            self._note_change(file)
+
+    def keep(self, etag: str, content: bytes) -> None:
+        """Keep a content as long as there is room."""
+        with self._lock, suppress(ValueError):  # larger than all the room
+            self._contents[etag] = content
+
+    def content(self, etag: str) -> bytes | None:
+        """Return a content that was kept."""
+        with self._lock:
+            return self._contents.get(etag)
+
+    def close(self) -> None:
+        """Write what is not on disk yet."""
+        self._save()
+
+    def _of(self, viewer: Viewer, file: str) -> FileViews:
+        block, leaf = _split(file)
+        clients, key = self._block(block).clients, _digest(viewer)
+        files = clients.pop(key, {})
+        clients[key] = files  # the one used last is the last
+        views = files[leaf] = files.pop(leaf) if leaf in files else FileViews()
+        for bounded, most in ((clients, CLIENTS), (files, FILES)):
+            while len(bounded) > most:
+                del bounded[next(iter(bounded))]
+        return views
+
+    def _block(self, block: str) -> _BlockViews:
+        views = self._blocks.get(block)
+        if views is None:
+            views = self._blocks[block] = self._load(block)
+        return views
+
+    # --- on disk ---
+
+    def _note_change(self, file: str) -> None:
+        self._changed.add(_split(file)[0])
+        if self._directory is not None and self._thread is None:
+            self._thread = Thread(target=self._save_all, name="save-views", daemon=True)
+            self._thread.start()
+        self._wakes.set()
+
+    def _save_all(self) -> None:
+        while True:
+            self._wakes.wait()
+            self._wakes.clear()
+            time.sleep(SAVE_S)
+            self._save()
+
+    def _save(self) -> None:
+        if self._directory is None:
+            return
+        with self._lock:
+            stored = [self._stored(block) for block in self._changed if block in self._blocks]
+            self._changed.clear()
+        for one in stored:
+            try:
+                self._write(one)
+            except (OSError, DamagedError) as error:
+                log.warning("what viewers have seen is lost with a restart: %s", error)
+                self._directory = None
+                return
+
+    def _stored(self, block: str) -> _Stored:
+        views, left = self._blocks[block], STORED_BYTES
+        contents: dict[str, str] = {}
+        for files in reversed(views.clients.values()):
+            for chain in (chain for one in files.values() for chain in one.chains):
+                content = self._contents.get(chain.tip) if chain.is_own else None
+                if content is not None and chain.tip not in contents and len(content) <= left:
+                    left -= len(content)
+                    with suppress(UnicodeDecodeError):
+                        contents[chain.tip] = content.decode()
+        copy = msgspec.json.decode(msgspec.json.encode(views), type=_BlockViews)
+        return _Stored(block, copy, contents)
+
+    def _write(self, stored: _Stored) -> None:
+        path = self._path(stored.block)
+        make_own_directory(path.parent.parent)
+        make_own_directory(path.parent)
+        self._remove_old(path.parent)
+        temporary = temporary_path(path)
+        temporary.unlink(missing_ok=True)
+        with open(create_regular(temporary, os.O_WRONLY, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(stored))
+        temporary.replace(path)
+
+    def _remove_old(self, directory: Path) -> None:
+        oldest_s = self._now_ns() / 1e9 - KEPT_S
+        for path in directory.iterdir():
+            with suppress(OSError):
+                if path.stat().st_mtime < oldest_s:
+                    path.unlink()
+
+    def _load(self, block: str) -> _BlockViews:
+        if self._directory is None:
+            return _BlockViews()
+        path = self._path(block)
+        try:
+            make_own_directory(path.parent)  # others may have planted something there
+            with open_regular(path) as file:
+                stored = msgspec.json.decode(file.read(), type=_Stored)
+        except (OSError, DamagedError, msgspec.MsgspecError, UnicodeDecodeError):
+            return _BlockViews()
+        if stored.block != block:
+            return _BlockViews()
+        for etag, content in stored.contents.items():
+            body = content.encode()
+            if len(body) <= CONTENT_BYTES:
+                self._contents[etag] = body
+        return stored.views
+
+    def _path(self, block: str) -> Path:
+        assert self._directory is not None
+        name = xxhash.xxh3_128_hexdigest(block.encode(errors="surrogateescape"))
+        return self._directory / "views" / f"{name}.json"
+
+
+def _split(file: str) -> tuple[str, str]:
+    block, _, leaf = file.rpartition("/")
+    return block, leaf
+
+
+def _is_slice(leaf: str) -> bool:
+    return leaf.startswith("z-")
+
+
+def _digest(viewer: Viewer) -> str:
+    return hashlib.sha256(viewer.key.encode(errors="replace")).hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""Locks that exclude concurrent writers, on the file systems that clusters have."""

@@ -1,1 +1,0 @@
-"""Pages for people: templates, styles and scripts; nothing is loaded from elsewhere."""

@@ -1,0 +1,1 @@
+"""The Neuroglancer Precomputed format: `info`, the chunk grid, and sharding."""

@@ -1,1 +1,0 @@
-"""From one layout of chunk files to another, in place, while the service runs."""

@@ -1,0 +1,263 @@
+"""The whole service: sockets, token file, ready file, application and workers."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote
+
+from neurotrale.annotations.handover import RemoteWriter, WriteJobs, address_of
+from neurotrale.errors import StartError
+from neurotrale.late import load_all
+from neurotrale.locking.writers import remove_claims
+from neurotrale.server.sockets import open_socket, socket_pair, unix_socket, url_of
+from neurotrale.server.supervisor import SIGNALS, Supervisor
+from neurotrale.server.threads import FileQueues, signals_blocked
+from neurotrale.server.worker import Limits, run_worker
+from neurotrale.server.writer import Writer, WriterLink
+from neurotrale.settings.service import HOST, PORT, READY_FILE, UNIX_SOCKET, WORKERS
+from neurotrale.storage.atomic import replace_file
+from neurotrale.storage.data_root import DataRoot
+from neurotrale.tokens.watch import TokenWatch
+from neurotrale.web.app import AppSettings, create_app, create_writer
+
+
+@contextmanager
+def watch_tokens(token_file: Path | None) -> Iterator[TokenWatch | None]:
+    """Watch a token file in a thread of this process.
+
+    Args:
+        token_file: The file; None when the service requires no tokens.
+
+    Raises:
+        StartError: The token file is unusable.
+    """
+    if token_file is None:
+        yield None
+        return
+    watch = TokenWatch(token_file)
+    with signals_blocked():
+        watch.start()
+    try:
+        yield watch
+    finally:
+        watch.stop()
+
+
+log = logging.getLogger(__name__)
+
+# The bodies of writes that wait in one worker.
+PARKED_BYTES = 2**29
+
+
+@dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """The settings of the service.
+
+    Args:
+        app: The settings of the application.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        unix_socket: Listen on this socket instead; only its owner may connect.
+        workers: The number of worker processes.
+        limits: The limits of each worker.
+        ready_file: Written once the service answers requests, removed when it stops.
+    """
+
+    app: AppSettings
+    host: str = HOST.default
+    port: int = PORT.default
+    unix_socket: Path | None = UNIX_SOCKET.default
+    workers: int = WORKERS.default
+    limits: Limits = field(default_factory=Limits)
+    ready_file: Path | None = READY_FILE.default
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """Facts about the started service, for the startup message.
+
+    Attributes:
+        url: The URL to open.
+        facts: The content of the ready file.
+        root: The data root.
+        datasets: The datasets below the data root.
+        notes: Problems of the token file, a sentence each.
+    """
+
+    url: str
+    facts: dict[str, object]
+    root: Path
+    datasets: list[str]
+    notes: list[str]
+
+
+def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int:
+    """Serve until a signal to stop.
+
+    Args:
+        settings: The settings of the service.
+        on_started: Called once, when the service answers requests.
+
+    Returns:
+        The exit code of the process.
+
+    Raises:
+        StartError: The data root, the address, the token file or the ready file is not usable.
+    """
+    # Before any thread is started: one that does not block them would be stopped by them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    _check_ready_file(settings.ready_file)
+    with (
+        _listening(settings) as listening,
+        _shared_cache_directory() as shelf,
+        watch_tokens(settings.app.token_file) as watch,
+        _one_writer(settings, listening) as (link, run_writer),
+    ):
+        tokens = watch.tokens if watch else None
+        writer = None if link is None else RemoteWriter(link, PARKED_BYTES)
+        app = create_app(replace(settings.app, shelf=shelf), tokens, writer)
+        data_root = DataRoot(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
+        _warn_about_hidden_paths(data_root, tokens=settings.app.token_file is not None)
+        if settings.ready_file is not None:  # it may be left by a service that died
+            settings.ready_file.unlink(missing_ok=True)
+        url, facts = _address(listening, settings)
+        facts |= {"node": socket.gethostname(), "pid": os.getpid()}
+        notes = watch.notes if watch else []
+        started = Started(url, facts, data_root.root, data_root.datasets(), notes)
+        gc.freeze()  # keeps the memory shared that workers have in common with this process
+        supervisor = Supervisor(
+            partial(_work, app, listening, settings.limits, link),
+            settings.workers,
+            settings.limits.drain_s + 5,
+            prepare=_load_shared,
+            pause=watch.paused if watch else nullcontext,
+            writer=run_writer,
+        )
+        try:
+            return supervisor.run(lambda: _report_ready(settings.ready_file, started, on_started))
+        finally:
+            if settings.ready_file is not None:
+                settings.ready_file.unlink(missing_ok=True)
+
+
+def _work(
+    app: Callable[..., Any],
+    listening: socket.socket,
+    limits: Limits,
+    link: WriterLink | None,
+    on_ready: Callable[[], None],
+    on_response: Callable[[], None],
+) -> None:
+    if link is not None:
+        link.open()
+    run_worker(app, listening, limits, on_ready, on_response, load_all)
+
+
+@contextmanager
+def _one_writer(
+    settings: ServeSettings, listening: socket.socket
+) -> Iterator[tuple[WriterLink | None, Callable[[], None] | None]]:
+    """Return the link to the process that makes all changes, and what that process runs."""
+    if settings.app.read_only:
+        yield None, None
+        return
+    file_writer = create_writer(settings.app)
+    jobs = WriteJobs(file_writer)
+    door, outside = socket_pair()
+    link = WriterLink(outside)
+
+    def run() -> None:
+        listening.close()  # it has no clients, and must not keep the address when the others end
+        queues = FileQueues(jobs.work)
+        writer = Writer(door, address_of, queues, settings.limits.queue, jobs.note)
+        signal.signal(signal.SIGTERM, lambda *_: writer.stop())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal, it is for the supervisor
+        try:
+            writer.run()
+        finally:
+            file_writer.views.close()
+            remove_claims()
+
+    with door, outside:
+        yield link, run
+
+
+def _load_shared() -> None:
+    """Import what the first requests need, before all workers but the first are forked."""
+    load_all()
+    gc.freeze()
+
+
+@contextmanager
+def _shared_cache_directory() -> Iterator[Path | None]:
+    """Create a temporary directory for the cache that the workers share."""
+    try:
+        directory = TemporaryDirectory(prefix="neurotrale-", ignore_cleanup_errors=True)
+    except OSError as error:
+        log.warning("workers share no cache, because no temporary directory can be made: %s", error)
+        yield None
+        return
+    with directory as name:
+        yield Path(name)
+
+
+def _listening(settings: ServeSettings) -> AbstractContextManager[socket.socket]:
+    if settings.unix_socket is not None:
+        return unix_socket(settings.unix_socket)
+    return closing(open_socket(settings.host, settings.port))
+
+
+def _address(listening: socket.socket, settings: ServeSettings) -> tuple[str, dict[str, object]]:
+    """Return the URL to open, and the ready file's members for the address."""
+    if settings.unix_socket is not None:
+        url = f"http+unix://{quote(str(settings.unix_socket.absolute()), safe='')}/"
+        return url, {"url": url, "socket": str(settings.unix_socket.absolute())}
+    url = url_of(listening, settings.host)
+    return url, {"url": url, "host": settings.host, "port": listening.getsockname()[1]}
+
+
+def _report_ready(
+    path: Path | None, started: Started, on_started: Callable[[Started], None]
+) -> None:
+    if path is not None:
+        umask = os.umask(0o077)  # only the owner may know where the service listens
+        try:
+            replace_file(path, [json.dumps(started.facts).encode() + b"\n"])
+        finally:
+            os.umask(umask)
+    on_started(started)
+
+
+def _check_ready_file(path: Path | None) -> None:
+    if path is None:
+        return
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise StartError(
+            f"The ready file {path} cannot be written: {path.parent} is not a directory that this"
+            " user can write to. Choose another path with --ready-file."
+        )
+
+
+def _warn_about_hidden_paths(data_root: DataRoot, *, tokens: bool) -> None:
+    if (data_root.root / "api").is_dir():
+        log.warning(
+            "%s/api is not served: /api/ is the documentation. Rename the directory.",
+            data_root.root,
+        )
+    if tokens and (data_root.root / "token").exists():
+        log.warning(
+            "%s/token is not served: URLs with a token begin with /token/. Rename it.",
+            data_root.root,
+        )

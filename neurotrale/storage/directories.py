@@ -1,0 +1,300 @@
+"""Directories below a root, reached by descriptors: no name is checked first and used later.
+
+A path that was checked may lead elsewhere a moment later, if somebody swaps a directory for a link.
+So each directory is opened from the one above it, links are resolved here, and files are opened,
+created, renamed and listed in the open directory, whatever becomes of its name. A link never leads
+out of the root or to a hidden name, unless that is allowed.
+
+An open directory is used again for at most a second, as it may have been moved out of the root, and
+is closed when nobody uses it, as it would keep its file system from being unmounted.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from functools import lru_cache
+from pathlib import Path
+
+from neurotrale.storage.descriptors import PATH_FLAGS, Directory
+from neurotrale.storage.names import Parts, is_hidden
+
+log = logging.getLogger(__name__)
+
+LIFETIME_S = 1.0
+MOST_DIRECTORIES = 128
+MOST_LINKS = 40
+
+_Entry = tuple[float, Directory]
+
+
+class Directories:
+    """Opens directories below a root, and keeps them open for a moment.
+
+    Args:
+        root: The root, without links.
+        follow_symlinks: Whether links may lead out of the root and to hidden names.
+    """
+
+    def __init__(self, root: str, *, follow_symlinks: bool = False) -> None:
+        self.root = root
+        self.follow_symlinks = follow_symlinks
+        self._prefix = root.rstrip("/") + "/"
+        self._open: dict[Parts, _Entry] = {}
+        self._guard = threading.Lock()
+
+    def get(self, parts: Parts) -> Directory:
+        """Return a directory that was opened within the last second, or open it now.
+
+        Args:
+            parts: Names from the root down.
+
+        Raises:
+            OSError: It does not exist, is not a directory, or a link on the way leads out of the
+                root, to a hidden name, or in circles (ELOOP).
+        """
+        known = self._open.get(parts)
+        if known is not None and known[0] > time.monotonic():
+            return known[1]
+        return self._entry(parts, 0)[1]
+
+    def renew(self, parts: Parts) -> bool:
+        """Open a directory anew; return whether it is another one than before.
+
+        It is for what was not found: the directory may have been replaced within the last second.
+        """
+        known = self._open.get(parts)
+        self.forget(parts)
+        try:
+            new = self.get(parts)
+            return known is None or not os.path.samestat(
+                os.fstat(known[1].descriptor), os.fstat(new.descriptor)
+            )
+        except OSError:
+            return False
+
+    def forget(self, parts: Parts) -> None:
+        """Let a directory, and all above it, be opened anew when they are needed."""
+        with self._guard:
+            for depth in range(len(parts) + 1):
+                self._open.pop(parts[:depth], None)
+
+    def locate(self, parts: Parts) -> tuple[Directory, str]:
+        """Return where a file is: its directory, and its name there, which is not a link.
+
+        The file need not exist.
+
+        Raises:
+            OSError: See `get`.
+        """
+        if not parts:
+            return self.get(()), "."
+        return self.behind(self.get(parts[:-1]), parts[-1])
+
+    def behind(self, directory: Directory, name: str) -> tuple[Directory, str]:
+        """Return where an entry is, with links resolved; see `locate`."""
+        for hops in range(MOST_LINKS):
+            target = directory.target(name)
+            if target is None:
+                return directory, name
+            real, parts = self._resolved(directory, name, target, hops)
+            if parts is None:
+                above, _, name = real.rpartition("/")
+                directory = Directory(os.open(above or "/", PATH_FLAGS), above or "/")
+            elif not parts:
+                return self.get(()), "."
+            else:
+                directory, name = self._entry(parts[:-1], hops + 1)[1], parts[-1]
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), f"{directory.path}/{name}")
+
+    def expire(self) -> bool:
+        """Close directories that were not needed lately; return whether some are still open."""
+        now = time.monotonic()
+        with self._guard:
+            self._open = {parts: entry for parts, entry in self._open.items() if entry[0] > now}
+            return bool(self._open)
+
+    def _entry(self, parts: Parts, hops: int) -> _Entry:
+        """Walk to a directory, from the nearest one above it that is still open."""
+        now, known = time.monotonic(), None
+        for depth in range(len(parts), -1, -1):
+            entry = self._open.get(parts[:depth])
+            if entry is not None and entry[0] > now:
+                known = depth, entry
+                break
+        try:
+            return self._walk(parts, hops, known)
+        except OSError as error:
+            # The directory that the walk began at may have been replaced.
+            if known is None or error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+                raise
+        self.forget(parts)
+        return self._walk(parts, hops, None)
+
+    def _walk(self, parts: Parts, hops: int, known: tuple[int, _Entry] | None) -> _Entry:
+        if known is None:
+            until = time.monotonic() + LIFETIME_S
+            known = 0, (until, Directory(os.open(self.root, PATH_FLAGS), self.root))
+            self._keep((), known[1])
+        start, entry = known
+        for depth in range(start, len(parts)):
+            entry = self._child(entry, parts[depth], hops)
+            self._keep(parts[: depth + 1], entry)
+        return entry
+
+    def _child(self, entry: _Entry, name: str, hops: int) -> _Entry:
+        until, above = entry
+        try:
+            descriptor = os.open(name, PATH_FLAGS | os.O_NOFOLLOW, dir_fd=above.descriptor)
+        except OSError as error:
+            error.filename = f"{above.path}/{name}"
+            is_link = error.errno in (errno.ENOTDIR, errno.ELOOP)
+            target = above.target(name) if is_link else None
+            if target is None:
+                raise
+        else:
+            return until, Directory(descriptor, f"{above.path.rstrip('/')}/{name}")
+        real, parts = self._resolved(above, name, target, hops)
+        if parts is None:
+            return until, Directory(os.open(real, PATH_FLAGS), real)
+        also, directory = self._entry(parts, hops + 1)
+        return min(until, also), directory
+
+    def _resolved(
+        self, above: Directory, name: str, target: str, hops: int
+    ) -> tuple[str, Parts | None]:
+        """Return where a link leads to, and the names from the root to there; None outside it.
+
+        The path is not used to open anything below the root: a walk goes there from the root.
+        """
+        link = f"{above.path.rstrip('/')}/{name}"
+        if hops >= MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), link)
+        real = os.path.realpath(os.path.join(above.path, target))
+        parts: Parts | None = None
+        if real == self.root:
+            parts = ()
+        elif real.startswith(self._prefix):
+            parts = tuple(real[len(self._prefix) :].split("/"))
+        if not self.follow_symlinks:
+            if parts is None:
+                raise _refused(link, f"out of the data root {self.root}")
+            if is_hidden(parts):
+                raise _refused(link, "to a hidden file")
+        return real, parts
+
+    def _keep(self, parts: Parts, entry: _Entry) -> None:
+        with self._guard:
+            self._open.pop(parts, None)
+            while len(self._open) >= MOST_DIRECTORIES:
+                del self._open[next(iter(self._open))]
+            self._open[parts] = entry
+        _close_when_idle()
+
+
+def _refused(link: str, where: str) -> OSError:
+    log.warning(
+        "refused %s: a symbolic link leads %s (allow that with --follow-symlinks)", link, where
+    )
+    return OSError(errno.ELOOP, f"a symbolic link leads {where}", link)
+
+
+# --- paths below a root ---
+
+_roots: dict[str, Directories] = {}
+
+
+def directories_below(root: str, *, follow_symlinks: bool) -> Directories:
+    """Return the directories below a root, which all of this process shares.
+
+    From then on, `directory_of` and its like reach what is below the root through them.
+    """
+    known = _roots.get(root)
+    if known is None or known.follow_symlinks != follow_symlinks:
+        known = _roots[root] = Directories(root, follow_symlinks=follow_symlinks)
+        _below_root.cache_clear()
+    return known
+
+
+def directory_of(path: Path) -> tuple[Directory, str]:
+    """Return the open directory of a file, and the file's name.
+
+    Below a root that this process serves, the directory is reached by `Directories`.
+
+    Raises:
+        OSError: The directory cannot be opened.
+    """
+    return directory_at(path.parent), path.name
+
+
+def directory_at(path: Path) -> Directory:
+    """Return an open directory; see `directory_of`."""
+    found = _below_root(os.fspath(path))
+    if found is None:
+        return Directory(os.open(path, PATH_FLAGS), os.fspath(path))
+    return found[0].get(found[1])
+
+
+def status_of(path: Path) -> os.stat_result:
+    """Stat a file; of a link, the link itself. See `directory_of`."""
+    directory, name = directory_of(path)
+    return directory.status(name)
+
+
+def forget_directory(path: Path) -> None:
+    """Let a directory be opened anew for what is done there next."""
+    found = _below_root(os.fspath(path))
+    if found is not None:
+        found[0].forget(found[1])
+
+
+@lru_cache(4096)
+def _below_root(path: str) -> tuple[Directories, Parts] | None:
+    names = path.split("/")
+    if path.startswith("/") and ".." not in names:
+        for depth in range(len(names), 0, -1):
+            directories = _roots.get("/".join(names[:depth]) or "/")
+            if directories is not None:
+                return directories, tuple(filter(None, names[depth:]))
+    return None
+
+
+# --- closing ---
+
+_closing = threading.Lock()
+_is_closing = False
+
+
+def _close_when_idle() -> None:
+    global _is_closing
+    if _is_closing:
+        return
+    with _closing:
+        if not _is_closing:
+            _is_closing = True
+            threading.Thread(target=_close_idle, name="close-directories", daemon=True).start()
+
+
+def _close_idle() -> None:
+    global _is_closing
+    while True:
+        time.sleep(LIFETIME_S)
+        with _closing:
+            still_open = [directories.expire() for directories in list(_roots.values())]
+            if not any(still_open):
+                _is_closing = False
+                return
+
+
+def _after_fork() -> None:
+    global _closing, _is_closing
+    _closing, _is_closing = threading.Lock(), False
+    for directories in _roots.values():
+        directories._open = {}
+        directories._guard = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,1 @@
+"""Everything that speaks HTTP through Falcon: routes, resources, access, pages, OpenAPI."""

@@ -1,0 +1,290 @@
+"""The application factory: `create_app` wires the service together, and does nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import falcon
+from falcon.routing import CompiledRouter
+
+from neurotrale.annotations.contents import Contents
+from neurotrale.annotations.history import AnnotationHistory
+from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.refusals import Refusals
+from neurotrale.annotations.store import AnnotationStore
+from neurotrale.annotations.transaction import FileChanges
+from neurotrale.annotations.view_store import Views
+from neurotrale.annotations.writes import AnnotationWriter, FileWriter
+from neurotrale.chunks.store import Chunks
+from neurotrale.datasets.catalog import Catalog
+from neurotrale.layers.sources import LayerSources
+from neurotrale.layers.spatial_index import CoordinateSpaces
+from neurotrale.locking.locks import Locks
+from neurotrale.locking.writers import WriterClaims
+from neurotrale.settings.service import (
+    CHUNK_CACHE,
+    COMPRESS,
+    CORS_ORIGINS,
+    FOLLOW_SYMLINKS,
+    GUARD,
+    LOCK_TIMEOUT,
+    MAX_BODY_MB,
+    READ_ONLY,
+    TOKEN_FILE,
+    UI,
+    CompressMode,
+    GuardMode,
+)
+from neurotrale.settings.shared import LOCK, SHARE, LockSetting, ShareSetting
+from neurotrale.storage.data_root import DataRoot
+from neurotrale.storage.files import Files
+from neurotrale.storage.state import ServiceId
+from neurotrale.tokens.file import check_not_served
+from neurotrale.tokens.watch import SharedTokens, watch_in_background
+from neurotrale.web.auth import TokenMiddleware
+from neurotrale.web.error_handlers import add_error_handlers
+from neurotrale.web.prefixes import Prefixes
+from neurotrale.web.resources.annotations import AnnotationResource
+from neurotrale.web.resources.api import (
+    AssetResource,
+    DocsRedirectResource,
+    DocsResource,
+    DocumentResource,
+    HealthResource,
+)
+from neurotrale.web.resources.chunks import ChunkResource, ChunkSender, TiffResource
+from neurotrale.web.resources.datasets import (
+    DatasetResource,
+    OpenResource,
+    PreviewResource,
+    StartResource,
+)
+from neurotrale.web.resources.files import (
+    DirectoryResource,
+    FileResource,
+    IndexResource,
+    VolumeInfoResource,
+)
+from neurotrale.web.resources.history import (
+    HeldResource,
+    HistoryResource,
+    RestoreResource,
+    RevisionResource,
+)
+from neurotrale.web.resources.history_pages import (
+    CorrectionsResource,
+    FilesPageResource,
+    HistoryPageResource,
+)
+from neurotrale.web.resources.layers import (
+    ByIdResource,
+    CellResource,
+    InfoResource,
+    Layers,
+    LayersResource,
+    OriginResource,
+)
+from neurotrale.web.resources.mine import MineResource, note_refusal
+from neurotrale.web.resources.search import SearchResource
+from neurotrale.web.resources.webapps import (
+    UiAssetResource,
+    UiRedirect,
+    UiResource,
+    ViewerAssetResource,
+    ViewerRedirect,
+    ViewerResource,
+)
+from neurotrale.web.responses import Compressor
+from neurotrale.web.router import App, CommonHeaders, OrderedRouter, ViewerMiddleware
+from neurotrale.web.routes import add_routes
+from neurotrale.web.webapps import VIEWER_HEAD, Bundle
+
+EXPOSED_HEADERS = (
+    "ETag",
+    "Content-Range",
+    "Content-Encoding",
+    "Content-Length",
+    "Content-Location",
+    "Accept-Ranges",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AppSettings:
+    """The settings of the application.
+
+    Args:
+        root: The data root.
+        read_only: Refuse every write.
+        follow_symlinks: Also serve symbolic links that point outside the root.
+        cors_origins: Origins whose pages may call the service; ``("*",)`` means all.
+        max_body_bytes: The largest accepted body of a PUT or PATCH.
+        lock: The kind of lock that excludes other writers.
+        lock_timeout_s: How long a writer waits for the lock.
+        share: Whether the group of a shared directory may change new files and blocks.
+        guard: Whose PUTs are merged, and whether removals are held back.
+        compress: What to compress for clients that accept it.
+        chunk_cache_s: How long browsers may use a cached chunk without revalidation.
+        token_file: The file with the tokens; None if requests need no token.
+        shelf: Private directory in which workers share large results; None for none.
+        viewer: Directory of the built viewer; None if it is not installed.
+        ui: Directory of a second user interface to host; None for none.
+    """
+
+    root: Path
+    read_only: bool = READ_ONLY.default
+    follow_symlinks: bool = FOLLOW_SYMLINKS.default
+    cors_origins: tuple[str, ...] = CORS_ORIGINS.default
+    max_body_bytes: int = MAX_BODY_MB.default * 2**20
+    lock: LockSetting = LOCK.default
+    lock_timeout_s: float = LOCK_TIMEOUT.default
+    share: ShareSetting = SHARE.default
+    guard: GuardMode = GUARD.default
+    compress: CompressMode = COMPRESS.default
+    chunk_cache_s: int = CHUNK_CACHE.default
+    token_file: Path | None = TOKEN_FILE.default
+    shelf: Path | None = None
+    viewer: Path | None = None
+    ui: Path | None = UI.default
+
+
+def create_app(
+    settings: AppSettings,
+    tokens: SharedTokens | None = None,
+    writer: AnnotationWriter | None = None,
+) -> App:
+    """Create the WSGI application.
+
+    Args:
+        settings: The settings.
+        tokens: The tokens of the token file, if the caller watches it; by default a thread of this
+            process does.
+        writer: Writes annotation files, if another process does; by default this one does.
+
+    Raises:
+        StartError: The data root, the token file or a viewer is unusable, or no lock is known to
+            exclude other writers on this file system.
+    """
+    data_root = DataRoot(settings.root, follow_symlinks=settings.follow_symlinks)
+    data_root.check()
+    files = Files(data_root)
+    compressor = Compressor(settings.compress)
+    chunks = Chunks(files)
+    spaces = CoordinateSpaces(chunks.infos)
+    sender = ChunkSender(chunks, compressor, _cache_control(settings.chunk_cache_s))
+    share = settings.share == "auto"
+    annotation_files = AnnotationFiles(data_root, share=share)
+    refusals = None if settings.read_only else Refusals(data_root.root)
+    viewer, ui = _bundle(settings.viewer, VIEWER_HEAD), _bundle(settings.ui)
+    contents = Contents()
+    if writer is None and not settings.read_only:
+        writer = create_writer(settings)
+    store = AnnotationStore(annotation_files, contents, writer)
+    history = AnnotationHistory(contents, writer)
+    if settings.token_file is not None:
+        check_not_served(settings.token_file, data_root.root)
+        tokens = tokens or watch_in_background(settings.token_file)
+    router = OrderedRouter()
+    any_origin = settings.cors_origins == ("*",)
+    cors: falcon.CORSMiddleware[Any, Any] = falcon.CORSMiddleware(
+        allow_origins="*" if any_origin else settings.cors_origins,
+        expose_headers=EXPOSED_HEADERS,
+        allow_private_network=True,
+    )
+    app: App = falcon.App(
+        router=cast(CompiledRouter, router),
+        middleware=[
+            cors,
+            CommonHeaders(varies=not any_origin),
+            ViewerMiddleware(
+                Prefixes(data_root, tokens=tokens is not None),
+                None if settings.read_only else ServiceId(data_root.root),
+                partial(note_refusal, refusals),
+            ),
+            *([] if tokens is None else [TokenMiddleware(tokens)]),
+        ],
+    )
+    add_error_handlers(app)
+    catalog = Catalog(chunks, annotation_files)
+    layers = Layers(LayerSources(annotation_files, spaces, settings.shelf), compressor)
+    add_routes(
+        app,
+        [
+            HealthResource(data_root, tokens, read_only=settings.read_only),
+            DocumentResource(
+                lambda: _document(app, router, tokens=settings.token_file is not None)
+            ),
+            DocsResource(),
+            DocsRedirectResource(),
+            AssetResource(compressor),
+            PreviewResource(catalog),
+            OpenResource(catalog, ui),
+            StartResource(catalog, store),
+            FilesPageResource(catalog),
+            DatasetResource(catalog),
+            ViewerResource(viewer),
+            ViewerAssetResource(viewer),
+            ViewerRedirect(),
+            *([] if ui is None else [UiResource(ui), UiRedirect(), UiAssetResource(ui)]),
+            IndexResource(
+                data_root,
+                viewer=viewer is not None,
+                ui=ui is not None,
+                read_only=settings.read_only,
+            ),
+            AnnotationResource(store, settings.max_body_bytes, settings.guard, compressor, spaces),
+            HistoryResource(annotation_files, history),
+            RevisionResource(annotation_files, history),
+            RestoreResource(annotation_files, history),
+            HeldResource(annotation_files, history),
+            HistoryPageResource(annotation_files, read_only=settings.read_only),
+            CorrectionsResource(annotation_files),
+            MineResource(files, catalog.activity, refusals),
+            SearchResource(annotation_files, spaces),
+            LayersResource(layers),
+            InfoResource(layers),
+            ByIdResource(layers),
+            OriginResource(layers),
+            CellResource(layers),
+            TiffResource(sender),
+            ChunkResource(sender),
+            DirectoryResource(data_root),
+            VolumeInfoResource(files),
+            FileResource(files),
+        ],
+    )
+    return app
+
+
+def create_writer(settings: AppSettings) -> FileWriter:
+    """Create the writer of annotation files of a service that may write.
+
+    Raises:
+        StartError: The data root is unusable, or no lock is known to exclude other writers on this
+            file system.
+    """
+    share = settings.share == "auto"
+    data_root = DataRoot(settings.root, follow_symlinks=settings.follow_symlinks)
+    data_root.check()
+    locks = Locks(settings.lock, settings.lock_timeout_s, share=share, claims=WriterClaims())
+    locks.check(data_root.root)
+    return FileWriter(FileChanges(locks, Contents(), share=share), Views(data_root.root))
+
+
+def _document(app: App, router: OrderedRouter, *, tokens: bool) -> dict[str, Any]:
+    # Importing YAML and apispec takes as long as half of the service.
+    from neurotrale.web.openapi.document import openapi_document
+
+    return openapi_document(app, router, tokens=tokens)
+
+
+def _bundle(directory: Path | None, head: str = "") -> Bundle | None:
+    return None if directory is None else Bundle(directory, head)
+
+
+def _cache_control(seconds: int) -> str:
+    # private: a shared cache must not keep what requires a token
+    return f"private, max-age={seconds}" if seconds else "no-cache"

@@ -1,0 +1,1 @@
+"""The OpenAPI document of the service, built from the docstrings of the resources."""

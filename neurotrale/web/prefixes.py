@@ -1,0 +1,111 @@
+"""Prefixes of paths: ``/token/{token}/as/{session}/voxels/``, each of them optional, in this order.
+
+A prefix works with every viewer: whatever a client does to a URL happens behind it, and all links
+of the service are relative, so they stay behind it too. What is behind the prefixes is routed; the
+environment says what they were.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from falcon import Request, Response
+
+from neurotrale.errors import MissingError
+from neurotrale.storage.data_root import DataRoot
+from neurotrale.tokens.sessions import SESSION, SESSION_PATTERN
+
+TOKENS_IN_PATH = "neurotrale.tokens_in_path"
+"""Key of the WSGI environment for the tokens in the path, a tuple; absent if it has none."""
+
+VOXELS = "neurotrale.voxels"
+"""Key of the WSGI environment that is set when voxels are to be stated as 1 nm large."""
+
+BEHIND_TOKEN = "neurotrale.behind_token"
+"""Key of the WSGI environment for the prefixes behind the token, as sent; absent if none."""
+
+IS_BARE = "neurotrale.is_bare_prefix"
+"""Key of the WSGI environment for whether nothing follows the prefixes, not even a slash."""
+
+ANY_PREFIX = re.compile("/+(?:token|as|voxels)/")
+"""What a path begins with that may have prefixes: few have, so others are not looked at."""
+
+_TOKEN = re.compile("/+token/+([^/]+)")
+_SESSION = re.compile(f"/+as/+({SESSION_PATTERN})(?=/|$)")
+_VOXELS = re.compile("/+voxels(?=/|$)")
+
+
+class Prefixes:
+    """Strips the prefixes of paths.
+
+    Args:
+        data_root: The data root, in which a directory ``voxels`` is served as such.
+        tokens: Whether the service asks for tokens; else ``token`` is an ordinary name.
+    """
+
+    def __init__(self, data_root: DataRoot, *, tokens: bool) -> None:
+        self.data_root = data_root
+        self.tokens = tokens
+
+    def strip(self, req: Request) -> None:
+        """Strip the prefixes from the path of a request, and note them in its environment.
+
+        Several token prefixes, from carelessly concatenated URLs, are all noted.
+
+        Raises:
+            MissingError: The prefixes are in another order.
+        """
+        path, env, end = req.path, req.env, 0
+        given = []
+        while self.tokens and (match := _TOKEN.match(path, end)):
+            given.append(match[1])
+            end = match.end()
+        behind_token = end
+        if given:
+            env[TOKENS_IN_PATH] = tuple(given)
+        if session := _SESSION.match(path, end):
+            env[SESSION] = session[1]
+            end = session.end()
+        voxels = _VOXELS.match(path, end)
+        if voxels is not None and self.data_root.status(("voxels",)) is None:
+            self._check_order(path, voxels.end())
+            if session is not None:
+                env[VOXELS] = True
+                end = voxels.end()
+        if session is not None:
+            self._check_order(path, end)
+            env[BEHIND_TOKEN] = path[behind_token:end]
+        if end:
+            env["SCRIPT_NAME"] = env.get("SCRIPT_NAME", "") + path[:end]
+            env[IS_BARE] = end == len(path)
+            req.path = path[end:] or "/"
+
+    def _check_order(self, path: str, end: int) -> None:
+        if _SESSION.match(path, end) or (self.tokens and _TOKEN.match(path, end)):
+            raise MissingError(
+                "The parts before the dataset are in another order than"
+                " /token/{token}/as/{session}/voxels/, or appear twice. Put them in this order."
+            )
+
+
+def redirect_bare_prefix(req: Request, resp: Response) -> None:
+    """Redirect a path that ends in a prefix, whose relative links need a slash behind it."""
+    if req.env.get(IS_BARE) and req.method in ("GET", "HEAD"):
+        last = str(req.env["SCRIPT_NAME"]).rpartition("/")[2]
+        query = f"?{req.query_string}" if req.query_string else ""
+        redirect(resp, f"./{quote(last)}/{query}")
+
+
+def redirect(resp: Response, location: str) -> None:
+    """Respond with a redirect that no cache keeps, as it may hold a token or a session."""
+    resp.status = "302 Found"
+    resp.set_header("Location", location)
+    resp.set_header("Cache-Control", "no-store")
+    resp.complete = True
+
+
+def outer_href(req: Request) -> str:
+    """Return the relative URL from a page to the root of the service, outside of any session."""
+    behind = str(req.env.get(BEHIND_TOKEN, ""))
+    return "../" * ((behind + req.path).count("/") - 1) or "./"

@@ -1,0 +1,239 @@
+"""Resources for the history of annotation files: changes, revisions, restores, held removals."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import falcon
+from falcon import Request, Response
+
+from neurotrale.annotations.history import AnnotationHistory
+from neurotrale.annotations.journal import JournalEntry
+from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.revisions import ChangeFilter
+from neurotrale.errors import BadInputError
+from neurotrale.storage.names import AnnotationName
+from neurotrale.web.requests import time_parameter
+from neurotrale.web.resources.annotations import JSON, optional_id, resolve_block
+from neurotrale.web.responses import send_written
+from neurotrale.web.viewers import write_context
+
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 10_000
+MAX_NUMBER = 2**53
+DEFAULT_IDS = 20
+"""Ids of each kind listed per change by default: one save may touch millions."""
+
+
+class _FileResource:
+    """A resource for the history of an annotation file.
+
+    Args:
+        files: Finds annotation files.
+        history: Their history.
+    """
+
+    def __init__(self, files: AnnotationFiles, history: AnnotationHistory) -> None:
+        self.files = files
+        self.blocks = files.blocks
+        self.history = history
+
+
+@falcon.before(resolve_block)
+class HistoryResource(_FileResource):
+    """``/{dataset}/annotations/{block}/{leaf}.json/history``."""
+
+    def on_get(self, req: Request, resp: Response, name: AnnotationName) -> None:
+        """List the changes of a file.
+        ---
+        summary: Changes, newest first
+        description: >-
+            Each change with its number, time, author and operation, and the ids that it added,
+            changed and removed: the count of each, and the first few (`ids` sets how many).
+            `applied` is false for a change that was recorded but, because of a crash, never made.
+            Every page but the last has `next`: pass it as `before` to get the next page.
+        tags: [History]
+        parameters:
+            [Dataset, Block, Leaf, Position, OptionalId, Since, Until, By, Before, Limit,
+             Ids]
+        responses:
+            200: {description: A page of changes., content: History}
+        """
+        changes = ChangeFilter(
+            id_=optional_id(req),
+            since=time_parameter(req, "since"),
+            until=time_parameter(req, "until"),
+            before=_number(req, "before"),
+            by=req.get_param("by") or None,
+        )
+        limit = _number(req, "limit", minimum=1, maximum=MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+        max_ids = _max_ids(req)
+        file = self.files.recorded(name)
+        page = self.history.page(file, changes, limit)
+        media: dict[str, object] = {
+            "filename": file.display_path,
+            "changes": [_change(entry, applied, max_ids) for entry, applied in page.changes],
+        }
+        if page.next_before is not None:
+            media["next"] = page.next_before
+        resp.media = media
+        resp.cache_control = ["no-cache"]
+
+
+@falcon.before(resolve_block)
+class RevisionResource(_FileResource):
+    """``/{dataset}/annotations/{block}/{leaf}.json/history/{revision}``."""
+
+    def on_get(self, req: Request, resp: Response, name: AnnotationName, revision: int) -> None:
+        """Send a file as it was after a change.
+        ---
+        summary: The file at a revision
+        description: >-
+            The file, or with `id` one annotation, byte for byte as it was after the change with
+            this number; 0 is the file before the first recorded change.
+        tags: [History]
+        parameters: [Dataset, Block, Leaf, Position, Revision, OptionalId]
+        responses:
+            200:
+                description: The content at that revision.
+                content: {application/json: {schema: {}}}
+        """
+        file = self.files.recorded(name)
+        id_ = optional_id(req)
+        if id_ is not None:
+            resp.data = self.history.annotation(file, revision, id_)
+        else:
+            resp.data = self.history.revision(file, revision)
+        resp.content_type = JSON
+        resp.cache_control = ["no-cache"]
+
+
+@falcon.before(resolve_block)
+class RestoreResource(_FileResource):
+    """``/{dataset}/annotations/{block}/{leaf}.json/restore``."""
+
+    def on_post(self, req: Request, resp: Response, name: AnnotationName) -> None:
+        """Restore an earlier state.
+        ---
+        summary: Restore a revision, an annotation, or everything that was removed
+        description: >-
+            `revision` restores the whole file to its state after that change. `id` restores only
+            that annotation (without `revision`, to its state before its last change). `removed`
+            restores every annotation that was removed (since `since`) and keeps the present ones.
+            The restore is itself recorded as a change.
+        tags: [History]
+        parameters:
+            [Dataset, Block, Leaf, Position, OptionalRevision, OptionalId, Removed, Since, IfMatch]
+        responses: {200: Stored, 201: Stored, 409: Conflict}
+        """
+        revision, id_ = _number(req, "revision"), optional_id(req)
+        removed = req.get_param_as_bool("removed", blank_as_true=True) or False
+        if removed and not (id_ is None and revision is None):
+            raise BadInputError(
+                "'removed' can be combined with 'since' only, not with 'id' or 'revision'."
+            )
+        context = write_context(req)
+        since = time_parameter(req, "since")
+        if since is not None and not removed:
+            raise BadInputError("'since' works with 'removed' only.")
+        file = self.files.recorded(name)
+        if removed:
+            written = self.history.restore_removed(file, since, context)
+        elif id_ is not None:
+            written = self.history.restore_annotation(file, id_, revision, context)
+        elif revision is not None:
+            written = self.history.restore(file, revision, context)
+        else:
+            raise BadInputError("Say what to restore: revision=N, id=..., or removed=true.")
+        send_written(resp, written, {"filename": written.filename})
+
+
+@falcon.before(resolve_block)
+class HeldResource(_FileResource):
+    """``/{dataset}/annotations/{block}/{leaf}.json/held``."""
+
+    def on_get(self, req: Request, resp: Response, name: AnnotationName) -> None:
+        """List the annotations whose removal was held back.
+        ---
+        summary: Removals that were held back
+        description: >-
+            A save from a viewer that would have removed several annotations at once was merged;
+            these are the annotations that it left out. They are still in the file.
+        tags: [History]
+        parameters: [Dataset, Block, Leaf, Position]
+        responses:
+            200:
+                description: The annotations.
+                content:
+                    application/json:
+                        schema: {type: array, items: {$ref: '#/components/schemas/Annotation'}}
+        """
+        resp.data = b"[" + b",".join(self.history.held_removals(self.files.existing(name))) + b"]"
+        resp.content_type = JSON
+        resp.cache_control = ["no-cache"]
+
+    def on_delete(self, req: Request, resp: Response, name: AnnotationName) -> None:
+        """Confirm removals that were held back.
+        ---
+        summary: Confirm held removals
+        description: Removes the held annotations, or with `id` one of them, from the file.
+        tags: [History]
+        parameters: [Dataset, Block, Leaf, Position, OptionalId, IfMatch]
+        responses: {200: Stored, 409: Conflict}
+        """
+        id_ = optional_id(req)
+        file = self.files.existing(name)
+        written = self.history.confirm(file, [] if id_ is None else [id_], write_context(req))
+        send_written(resp, written, {"filename": written.filename})
+
+
+def _number(req: Request, name: str, minimum: int = 0, maximum: int = MAX_NUMBER) -> int | None:
+    try:
+        return req.get_param_as_int(name, min_value=minimum, max_value=maximum)
+    except falcon.HTTPInvalidParam as error:
+        raise BadInputError(
+            f"{name}={req.get_param(name)!r} is not a number from {minimum} to {maximum}."
+        ) from error
+
+
+def _max_ids(req: Request) -> int:
+    """Return how many ids of each kind to list per change."""
+    if req.get_param("ids") == "all":
+        return MAX_NUMBER
+    try:
+        number = _number(req, "ids")
+    except BadInputError as error:
+        raise BadInputError(
+            f"ids={req.get_param('ids')!r} is neither a number nor 'all'."
+        ) from error
+    return DEFAULT_IDS if number is None else number
+
+
+def _change(entry: JournalEntry, applied: bool, max_ids: int) -> dict[str, object]:
+    return {
+        "revision": entry.n,
+        "at": entry.at,
+        "by": entry.by,
+        "from": entry.source,
+        "operation": entry.op,
+        "applied": applied,
+        "added": entry.added[:max_ids],
+        "changed": entry.changed[:max_ids],
+        "removed": entry.removed[:max_ids],
+        "kept": entry.newly_held,
+        "held": entry.held_removals[:max_ids],
+        "session": entry.save.session,
+        "conflicts": dict(islice(entry.save.conflicts.items(), max_ids)),
+        "ignored": entry.save.navigated[:max_ids],
+        "stale": entry.save.stale[:max_ids],
+        "counts": {
+            "added": len(entry.added),
+            "changed": len(entry.changed),
+            "removed": len(entry.removed),
+            "held": len(entry.held_removals),
+            "conflicts": len(entry.save.conflicts),
+            "ignored": len(entry.save.navigated),
+            "stale": len(entry.save.stale),
+        },
+        **({"restored": entry.target} if entry.op == "restore" else {}),
+    }

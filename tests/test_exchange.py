@@ -1,0 +1,273 @@
+"""Directories and files that are swapped for links all the time, while they are read and written.
+
+Whatever a name leads to at the moment, nothing outside the data root is read or changed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gzip
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+from requests.exceptions import ChunkedEncodingError, ConnectionError
+
+from neurotrale.errors import MissingError
+from neurotrale.storage.data_root import DataRoot
+from neurotrale.storage.directories import LIFETIME_S, MOST_DIRECTORIES, directory_of
+from neurotrale.storage.files import Files, StoredFile
+from tests.conftest import Service, StartService
+from tests.processes import eventually
+from tests.stores import annotation, array
+from tests.test_paths import snapshot
+
+SECRET = "canary-91be"
+CHUNK = "0-8_0-8_0-8"
+TIMEOUT_S = 60
+# Never 500: whatever is swapped, the service knows what it is.
+EXPECTED = {200, 201, 404, 503}
+
+# Swaps pairs of names until it is killed; one call of the kernel each.
+_SWAP = """
+import ctypes, itertools, os, sys
+swap = ctypes.CDLL(None, use_errno=True).renameat2
+pairs = list(zip(sys.argv[1::2], sys.argv[2::2]))
+for one, other in itertools.cycle(pairs):
+    if swap(-100, one.encode(), -100, other.encode(), 2):
+        sys.exit(os.strerror(ctypes.get_errno()))
+"""
+
+
+def can_exchange(place: Path) -> bool:
+    one, other = place / "one", place / "other"
+    for path in (one, other):
+        path.write_bytes(b"")
+    swap = ctypes.CDLL(None).renameat2
+    done = swap(-100, bytes(one), -100, bytes(other), 2) == 0
+    for path in (one, other):
+        path.unlink()
+    return done
+
+
+def write_brain(brain: Path, text: str) -> None:
+    block = brain / "annotations" / "x0y0z0"
+    block.mkdir(parents=True)
+    (block / "fibers.json").write_bytes(array(*(annotation(i, anntype=text) for i in "ab")))
+    (block / ".fibers.json.journal").write_bytes(b"")
+    level = {"key": "1_1_1", "size": [8] * 3, "chunk_sizes": [[8] * 3], "resolution": [1] * 3}
+    info = {"data_type": "uint8", "num_channels": 1, "scales": [{**level, "encoding": "raw"}]}
+    (brain / "info").write_text(json.dumps({**info, "type": text}))
+    for scale in ("1_1_1", "2_2_2"):
+        (brain / scale).mkdir()
+        (brain / scale / CHUNK).write_text(text)
+        (brain / scale / f"{CHUNK}.gz").write_bytes(gzip.compress(text.encode()))
+
+
+@pytest.fixture
+def swapped(tmp_path: Path) -> Iterator[Path]:
+    """A data root, parts of which are swapped for links to the same names outside of it."""
+    if not can_exchange(tmp_path):
+        pytest.skip("names cannot be exchanged on this file system")
+    root, outside = tmp_path / "data", tmp_path / "outside"
+    write_brain(outside, SECRET)
+    for name in ("brain", "whole"):
+        write_brain(root / name, "inside")
+    brain = root / "brain"
+    pairs = [
+        (root / "whole", root / "to-whole", outside),
+        (brain / "1_1_1", brain / "to-scale", outside / "1_1_1"),
+        (brain / "2_2_2" / CHUNK, brain / "2_2_2" / "to-chunk", outside / "1_1_1" / CHUNK),
+        (
+            brain / "annotations" / "x0y0z0",
+            brain / "annotations" / "to-block",
+            outside / "annotations" / "x0y0z0",
+        ),
+    ]
+    names = []
+    for inside, link, target in pairs:
+        link.symlink_to(target)
+        names += [str(inside), str(link)]
+    swapping = subprocess.Popen([sys.executable, "-c", _SWAP, *names])
+    yield root
+    assert swapping.poll() is None
+    swapping.kill()
+    swapping.wait()
+
+
+READS = (
+    f"whole/1_1_1/{CHUNK}",
+    f"brain/1_1_1/{CHUNK}",
+    f"brain/2_2_2/{CHUNK}",
+    "whole/info",
+    "brain/annotations/x0y0z0/fibers.json",
+    "brain/annotations/x0y0z0/fibers.json?id=a",
+    "whole/annotations/x0y0z0/fibers.json/history",
+    "whole/annotations/x0y0z0/fibers.json",
+    "brain/annotations/x0y0z0/",
+    "brain/annotations/layers",
+    "api/datasets/whole",
+    "whole/annotations/corrections",
+    "brain/annotations/search?type=point",
+    "brain/annotations/x0y0z0/fibers.json/layers/points/info",
+    "whole/annotations/layers/points/spatial0/0_0_0",
+)
+BLOCKS = ("brain/annotations/x0y0z0", "whole/annotations/x0y0z0")
+
+
+class Clients:
+    """Readers and writers, each a thread, until they are stopped.
+
+    Attributes:
+        statuses: How often each status was the answer.
+        leaks: Answers that have something from outside the root in them.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.statuses: Counter[tuple[str, int]] = Counter()
+        self.leaks: list[str] = []
+        self._stopped = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, readers: int, writers: int) -> None:
+        for number in range(readers):
+            self._begin(self._read, number)
+        for number in range(writers):
+            self._begin(self._write, number)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _begin(self, work: object, number: int) -> None:
+        thread = threading.Thread(target=work, args=(number,))  # type: ignore[arg-type]
+        thread.start()
+        self._threads.append(thread)
+
+    def _read(self, number: int) -> None:
+        with requests.Session() as client:
+            turn = number
+            while not self._stopped.is_set():
+                turn += 1
+                self._send(client, "GET", READS[turn % len(READS)], b"")
+
+    def _write(self, number: int) -> None:
+        with requests.Session() as client:
+            turn = number
+            while not self._stopped.is_set():
+                turn += 1
+                block = BLOCKS[turn % 2]
+                body = annotation("a", anntype="inside", description=str(turn))
+                self._send(client, "PATCH", f"{block}/fibers.json?id=a", body)
+                self._send(client, "PUT", f"{block}/new-{number}.json", array(body))
+                self._send(client, "PUT", f"whole/annotations/x{turn}y1z1/new.json", array(body))
+
+    def _send(self, client: requests.Session, method: str, path: str, body: bytes) -> None:
+        url = f"{self.service.url}/{path}"
+        try:
+            answer = client.request(method, url, data=body or None, timeout=TIMEOUT_S)
+        except (ChunkedEncodingError, ConnectionError):  # what is streamed can only be cut off
+            return
+        self.statuses[method, answer.status_code] += 1
+        if SECRET in answer.text or SECRET in str(answer.headers):
+            self.leaks.append(f"{method} {path}: {answer.text[:200]}")
+
+
+@pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.long)])
+def test_nothing_outside_is_read_or_changed_while_directories_are_swapped_for_links(
+    swapped: Path, start_service: StartService, seconds: int
+) -> None:
+    outside = swapped.parent / "outside"
+    before = snapshot(outside)
+    service = start_service(swapped, "--lock", "flock", "--workers", "2")
+    clients = Clients(service)
+    clients.start(readers=4, writers=2)
+    time.sleep(seconds)
+    clients.stop()
+    assert clients.leaks == []
+    after = snapshot(outside)
+    assert [path for path in before | after if before.get(path) != after.get(path)] == []
+    # Both sides of the swap were met, by all of them.
+    counted = clients.statuses
+    assert {status for _, status in counted} <= EXPECTED, counted
+    for method, good in (("GET", 200), ("PATCH", 200), ("PUT", 201)):
+        assert counted[method, good], counted
+        assert counted[method, 404], counted
+    assert SECRET not in service.log()
+    service.stop()
+
+
+# --- how long a directory is remembered ---
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    root = tmp_path / "data"
+    (root / "brain" / "1_1_1").mkdir(parents=True)
+    (root / "brain" / "1_1_1" / CHUNK).write_text("inside")
+    return Files(DataRoot(root))
+
+
+def read(files: Files, *parts: str) -> str:
+    found = files.find(parts)
+    assert isinstance(found, StoredFile)
+    with files.open(found) as file:
+        return file.read().decode()
+
+
+def test_directory_that_was_moved_out_is_read_for_a_second_at_most(files: Files) -> None:
+    root = files.data_root.root
+    assert read(files, "brain", "1_1_1", CHUNK) == "inside"
+    (root / "brain").rename(root.parent / "out")
+    until = time.monotonic() + LIFETIME_S
+    (root.parent / "out" / "1_1_1" / CHUNK).write_text(SECRET)
+    time.sleep(max(0.0, until - time.monotonic()))
+    with pytest.raises(MissingError):
+        files.find(("brain", "1_1_1", CHUNK))
+    with pytest.raises(OSError, match="brain"):
+        directory_of(root / "brain" / "1_1_1" / CHUNK)
+
+
+def test_directory_that_was_replaced_is_found_at_once(files: Files) -> None:
+    root = files.data_root.root
+    assert read(files, "brain", "1_1_1", CHUNK) == "inside"
+    (root / "brain").rename(root / "old")
+    with pytest.raises(MissingError):
+        files.find(("brain", "1_1_1", "other"))
+    (root / "brain" / "1_1_1").mkdir(parents=True)
+    (root / "brain" / "1_1_1" / "other").write_text("new")
+    assert read(files, "brain", "1_1_1", "other") == "new"
+
+
+def test_open_directories_are_few_and_closed_when_idle(files: Files) -> None:
+    root = files.data_root.root
+    before = held(root)
+    for number in range(3 * MOST_DIRECTORIES):
+        (root / f"d{number}").mkdir()
+        (root / f"d{number}" / "a").write_text(str(number))
+        assert read(files, f"d{number}", "a") == str(number)
+    assert len(held(root)) <= MOST_DIRECTORIES
+    eventually(lambda: held(root) == before, "directories stay open though nobody needs them")
+
+
+def held(root: Path) -> list[str]:
+    """Return what this process has open below a directory."""
+    names = []
+    for descriptor in os.listdir("/proc/self/fd"):
+        try:
+            name = os.readlink(f"/proc/self/fd/{descriptor}")
+        except FileNotFoundError:
+            continue
+        if name.startswith(str(root)):
+            names.append(name)
+    return names
