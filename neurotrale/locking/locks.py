@@ -33,6 +33,8 @@ from neurotrale.locking.filesystems import (
 )
 from neurotrale.locking.held import POLL_S, HeldLock, content_lock
 from neurotrale.locking.lock_files import (
+    PlacedLock,
+    PlacedStrictLock,
     follow_sentinel,
     is_shared_with_unnamed_user,
     prepare,
@@ -50,13 +52,6 @@ def lock_path(file: Path) -> Path:
     return file.with_name(f".{file.name}.lock")
 
 
-class _PlacedLock(filelock.FileLock):
-    """A lock whose path leads through an open directory, and is not to be resolved to a name."""
-
-    def _resolve_lock_path(self) -> str:
-        return self.lock_file
-
-
 def make_lock(kind: LockKind, file: Path, place: Directory | None = None) -> filelock.BaseFileLock:
     """Create a lock object for a file.
 
@@ -66,17 +61,21 @@ def make_lock(kind: LockKind, file: Path, place: Directory | None = None) -> fil
     Args:
         kind: The kind of lock; not ``none``.
         file: The file.
-        place: The file's directory, for a lock that is taken there wherever it is moved to; only
-            for ``flock``. The caller refers to it until the lock is released.
+        place: The file's directory, for a lock that is taken there wherever it is moved to. The
+            caller refers to it until the lock is released.
     """
     path = lock_path(file)
     mode = prepared_mode(kind, path)
     if kind == "strict":
-        return filelock.StrictSoftFileLock(path, poll_interval=POLL_S, mode=mode)
+        if place is None:
+            return filelock.StrictSoftFileLock(path, poll_interval=POLL_S, mode=mode)
+        lock = PlacedStrictLock(place.through(path.name), poll_interval=POLL_S, mode=mode)
+        lock.place = place
+        return lock
     if place is None:
         return filelock.FileLock(path, poll_interval=POLL_S, mode=mode, fallback_to_soft=False)
     placed = place.through(path.name)
-    return _PlacedLock(placed, poll_interval=POLL_S, mode=mode, fallback_to_soft=False)
+    return PlacedLock(placed, poll_interval=POLL_S, mode=mode, fallback_to_soft=False)
 
 
 class Locks:
