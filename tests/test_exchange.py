@@ -23,7 +23,13 @@ from requests.exceptions import ChunkedEncodingError, ConnectionError
 
 from neurotrale.errors import MissingError
 from neurotrale.storage.data_root import DataRoot
-from neurotrale.storage.directories import LIFETIME_S, MOST_DIRECTORIES, directory_of
+from neurotrale.storage.descriptors import PATH_FLAGS, Directory
+from neurotrale.storage.directories import (
+    LIFETIME_S,
+    MOST_DIRECTORIES,
+    OpenDirectories,
+    directory_of,
+)
 from neurotrale.storage.files import Files, StoredFile
 from tests.conftest import Service, StartService
 from tests.processes import eventually
@@ -183,13 +189,14 @@ class Clients:
             self.leaks.append(f"{method} {path}: {answer.text[:200]}")
 
 
+@pytest.mark.parametrize("lock", ["flock", "strict"])
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.long)])
 def test_nothing_outside_is_read_or_changed_while_directories_are_swapped_for_links(
-    swapped: Path, start_service: StartService, seconds: int
+    swapped: Path, start_service: StartService, seconds: int, lock: str
 ) -> None:
     outside = swapped.parent / "outside"
     before = snapshot(outside)
-    service = start_service(swapped, "--lock", "flock", "--workers", "2")
+    service = start_service(swapped, "--lock", lock, "--workers", "2")
     clients = Clients(service)
     clients.start(readers=4, writers=2)
     time.sleep(seconds)
@@ -258,6 +265,29 @@ def test_open_directories_are_few_and_closed_when_idle(files: Files) -> None:
         assert read(files, f"d{number}", "a") == str(number)
     assert len(held(root)) <= MOST_DIRECTORIES
     eventually(lambda: held(root) == before, "directories stay open though nobody needs them")
+
+
+def test_directory_that_is_used_stays_open_while_others_make_place(tmp_path: Path) -> None:
+    opened, later = OpenDirectories(), time.monotonic() + 600
+    for number in range(3 * MOST_DIRECTORIES):
+        place = Directory(os.open(tmp_path, PATH_FLAGS), str(tmp_path))
+        opened.keep((str(number),), (later, place))
+        assert opened.find(("0",)) is not None
+    still_open = {n for n in range(3 * MOST_DIRECTORIES) if opened.find((str(n),)) is not None}
+    assert still_open == {0, *range(2 * MOST_DIRECTORIES + 1, 3 * MOST_DIRECTORIES)}
+
+
+def test_directories_are_closed_on_time_though_others_are_opened_all_the_time(files: Files) -> None:
+    root = files.data_root.root
+    (root / "other").mkdir()
+    (root / "other" / "a").write_text("a")
+    assert read(files, "brain", "1_1_1", CHUNK) == "inside"
+
+    def is_closed() -> bool:
+        assert read(files, "other", "a") == "a"
+        return str(root / "brain" / "1_1_1") not in held(root)
+
+    eventually(is_closed, "a directory stays open though nobody needs it")
 
 
 def held(root: Path) -> list[str]:
