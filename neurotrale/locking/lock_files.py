@@ -99,9 +99,7 @@ def _publish_sentinel(place: Directory, name: str, mode: int) -> None:
             place.link(private, name)
     except OSError as error:
         if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV):
-            path = f"{place.path}/{name}"
-            reason = "the file system has no hard links"
-            raise filelock.SoftFileLockProtocolError(path, None, reason) from error
+            raise filelock.SoftFileLockProtocolError(name, None, "no hard links here") from error
         raise
     finally:
         os.close(descriptor)
@@ -112,9 +110,11 @@ def _publish_sentinel(place: Directory, name: str, mode: int) -> None:
 def _sentinel() -> bytes:
     """Return what filelock writes at the path of a strict lock."""
     with TemporaryDirectory() as scratch:
-        lock = filelock.StrictSoftFileLock(Path(scratch, "lock"))
-        with lock:
-            return Path(lock.lock_file).read_bytes()
+        path = Path(scratch, "lock")
+        # It is there even if such a lock cannot be taken in that directory.
+        with suppress(filelock.Timeout), filelock.StrictSoftFileLock(path).acquire(timeout=0):
+            pass
+        return path.read_bytes()
 
 
 def prepared_mode(kind: LockKind, lock: Path) -> int:
