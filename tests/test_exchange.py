@@ -32,7 +32,7 @@ from neurotrale.storage.directories import (
 )
 from neurotrale.storage.files import Files, StoredFile
 from tests.conftest import Service, StartService
-from tests.processes import eventually
+from tests.processes import children, eventually, writer_of
 from tests.stores import annotation, array
 from tests.test_paths import snapshot
 
@@ -290,12 +290,38 @@ def test_directories_are_closed_on_time_though_others_are_opened_all_the_time(fi
     eventually(is_closed, "a directory stays open though nobody needs it")
 
 
-def held(root: Path) -> list[str]:
-    """Return what this process has open below a directory."""
+@pytest.mark.long
+@pytest.mark.parametrize("lock", ["flock", "strict"])
+def test_service_that_is_idle_holds_nothing_open_that_would_keep_a_disk_mounted(
+    tmp_path: Path, start_service: StartService, lock: str
+) -> None:
+    write_brain(tmp_path / "data" / "brain", "inside")
+    service = start_service(tmp_path / "data", "--lock", lock, "--workers", "2")
+    url = f"{service.url}/brain/annotations/x0y0z0"
+    for path in READS:
+        requests.get(f"{service.url}/{path.replace('whole', 'brain')}", timeout=TIMEOUT_S)
+    body = annotation("a", anntype="inside", description="new")
+    assert requests.patch(f"{url}/fibers.json?id=a", body, timeout=TIMEOUT_S).status_code == 200
+    assert requests.put(f"{url}/new.json", array(body), timeout=TIMEOUT_S).status_code == 201
+    supervisor = service.process.pid
+    pids = [supervisor, *children(supervisor), writer_of(supervisor)]
+    assert len(set(pids)) == 4
+    assert None not in pids
+    brain = tmp_path / "data" / "brain"
+
+    def is_free() -> bool:
+        return not [name for pid in pids for name in held(brain, pid)]
+
+    eventually(is_free, "directories or files stay open though nobody needs them")
+    service.stop()
+
+
+def held(root: Path, process: int | str | None = "self") -> list[str]:
+    """Return what a process has open below a directory."""
     names = []
-    for descriptor in os.listdir("/proc/self/fd"):
+    for descriptor in os.listdir(f"/proc/{process}/fd"):
         try:
-            name = os.readlink(f"/proc/self/fd/{descriptor}")
+            name = os.readlink(f"/proc/{process}/fd/{descriptor}")
         except FileNotFoundError:
             continue
         if name.startswith(str(root)):

@@ -83,7 +83,7 @@ class Locks:
 
     Args:
         setting: ``auto``, or the kind of lock to use everywhere.
-        timeout_s: How long a writer waits for a lock.
+        timeout_s: How long a writer waits while another process holds a lock.
         mount_table: The mount table, in the format of ``/proc/self/mountinfo``.
         share: Whether the group of a shared directory may use the locks of new files.
         claims: The claims of this service; None to make none.
@@ -164,26 +164,22 @@ class Locks:
     def hold(self, file: Path, display_path: str) -> Iterator[HeldLock]:
         """Hold the lock of a file.
 
-        Threads of this process queue first, so that only one of them polls the file lock.
+        Threads of this process queue first, without a limit of time, so that only one of them polls
+        the file lock.
 
         Args:
             file: The file to be written; its lock is the hidden file ``.{name}.lock`` beside it.
             display_path: Its path for errors.
 
         Raises:
-            BusyError: Another writer held the lock for longer than the time-out.
+            BusyError: Another process held the lock for longer than the time-out.
             ConflictError: Another service writes in the directory, with another kind of lock.
             ReadOnlyError: No kind of lock excludes other writers on its file system.
         """
-        until = time.monotonic() + self.timeout_s
-        with self._queue(file) as queue:
-            if not queue.acquire(timeout=self.timeout_s):
-                raise _busy(display_path)
-            try:
-                with self._file_lock(file, display_path, until) as lock:
-                    yield lock
-            finally:
-                queue.release()
+        with self._queue(file) as queue, queue:
+            until = time.monotonic() + self.timeout_s
+            with self._file_lock(file, display_path, until) as lock:
+                yield lock
 
     @contextmanager
     def try_hold(self, file: Path) -> Iterator[bool]:
