@@ -15,12 +15,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
 import requests
 from requests.exceptions import ChunkedEncodingError, ConnectionError
 
+from neurotrale.annotations.refusals import Refusals
+from neurotrale.annotations.view_store import Views
+from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import MissingError
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.descriptors import PATH_FLAGS, Directory
@@ -31,6 +36,7 @@ from neurotrale.storage.directories import (
     directory_of,
 )
 from neurotrale.storage.files import Files, StoredFile
+from neurotrale.storage.state import STATE, ServiceId
 from tests.conftest import Service, StartService
 from tests.processes import children, eventually, writer_of
 from tests.stores import annotation, array
@@ -78,6 +84,16 @@ def write_brain(brain: Path, text: str) -> None:
         (brain / scale / f"{CHUNK}.gz").write_bytes(gzip.compress(text.encode()))
 
 
+@contextmanager
+def swapping(*names: Path) -> Iterator[None]:
+    """Swap pairs of names all the time."""
+    process = subprocess.Popen([sys.executable, "-c", _SWAP, *map(str, names)])
+    yield
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+
+
 @pytest.fixture
 def swapped(tmp_path: Path) -> Iterator[Path]:
     """A data root, parts of which are swapped for links to the same names outside of it."""
@@ -101,12 +117,9 @@ def swapped(tmp_path: Path) -> Iterator[Path]:
     names = []
     for inside, link, target in pairs:
         link.symlink_to(target)
-        names += [str(inside), str(link)]
-    swapping = subprocess.Popen([sys.executable, "-c", _SWAP, *names])
-    yield root
-    assert swapping.poll() is None
-    swapping.kill()
-    swapping.wait()
+        names += [inside, link]
+    with swapping(*names):
+        yield root
 
 
 READS = (
@@ -212,6 +225,34 @@ def test_nothing_outside_is_read_or_changed_while_directories_are_swapped_for_li
         assert counted[method, 404], counted
     assert SECRET not in service.log()
     service.stop()
+
+
+@pytest.mark.parametrize("follow_symlinks", [False, True])
+def test_state_of_the_service_is_neither_written_nor_cleaned_up_behind_a_link(
+    tmp_path: Path, follow_symlinks: bool
+) -> None:
+    if not can_exchange(tmp_path):
+        pytest.skip("names cannot be exchanged on this file system")
+    root, outside = tmp_path / "data", tmp_path / "outside"
+    for state in (root / STATE, outside):
+        for directory in (state, state / "refused", state / "views"):
+            directory.mkdir(0o700, parents=True)
+            (directory / "old").write_text(SECRET)
+            os.utime(directory / "old", (1, 1))
+    (root / "link").symlink_to(outside)
+    before, until = snapshot(outside), time.monotonic() + 1.5
+    DataRoot(root, follow_symlinks=follow_symlinks)
+    file = "brain/annotations/x0y0z0/fibers.json"
+    with swapping(root / STATE, root / "link"):
+        for number in count():
+            Refusals(root).add(f"{number:010x}", file, 400, "reason")
+            ServiceId(root).keep()
+            views = Views(root)
+            views.saw(Viewer.of(str(number)), file, "etag", number)
+            views.close()
+            if time.monotonic() > until:
+                break
+    assert snapshot(outside) == before
 
 
 # --- how long a directory is remembered ---

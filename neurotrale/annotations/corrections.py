@@ -8,6 +8,7 @@ to what it did not touch is none, also in journals in which it was recorded as a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -83,9 +84,9 @@ def corrections(
         since: Only changes at or after this time (ISO 8601, UTC).
         by: Only changes by this author.
     """
-    for block in sorted(annotations.iterdir()):
-        if block.is_dir() and not block.name.startswith("."):
-            yield from block_corrections(block, since, by)
+    for name in sorted(directory_at(annotations).names()):
+        if not name.startswith("."):
+            yield from block_corrections(annotations / name, since, by)
 
 
 def block_corrections(
@@ -94,7 +95,8 @@ def block_corrections(
     """Iterate over the corrections of the files in a block's directory."""
     for journal in _journals(block):
         file = journal.with_name(journal.name[1 : -len(".journal")])
-        yield from file_corrections(file, since, by)
+        with suppress(MissingError):  # the block was removed or replaced since it was listed
+            yield from file_corrections(file, since, by)
 
 
 def check_journals(block: Path) -> None:

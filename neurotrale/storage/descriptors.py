@@ -95,10 +95,10 @@ class Directory:
         finally:
             os.close(descriptor)
 
-    def make_directory(self, name: str) -> None:
-        """Create a directory in this one."""
+    def make_directory(self, name: str, mode: int = 0o777) -> None:
+        """Create a directory in this one, with a mode less the umask."""
         try:
-            os.mkdir(name, dir_fd=self.descriptor)
+            os.mkdir(name, mode, dir_fd=self.descriptor)
         except OSError as error:
             raise self._named(error, name) from None
 
