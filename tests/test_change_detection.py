@@ -384,20 +384,22 @@ PARTS = st.floats(0, 1)
 @given(
     changed_ns=st.integers(0, 4 * SECOND_NS),
     seen_ns=st.integers(0, 4 * SECOND_NS),
-    then_ns=st.integers(0, SECOND_NS),
+    then_ns=st.integers(1, SECOND_NS),
     behind=st.tuples(PARTS, PARTS),
 )
-def test_version_that_is_settled_is_followed_by_one_with_another_stamp_and_date(
+def test_version_that_is_settled_is_followed_by_one_with_another_stamp_date_and_etag(
     times: Times, changed_ns: int, seen_ns: int, then_ns: int, behind: tuple[float, float]
 ) -> None:
     changed_ns += 1_700_000_000 * SECOND_NS
     if times.device == 0:  # a server's clock runs as fast as ours
         behind = (behind[0], behind[0])
     version = times.stamp(changed_ns, behind[0])
+    following = times.stamp(changed_ns + seen_ns + then_ns, behind[1])
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(time, "time_ns", lambda: changed_ns + seen_ns)
-        is_settled, date_s = version.is_settled, version.date_s
-    following = times.stamp(changed_ns + seen_ns + then_ns, behind[1])
+        is_settled, date_s, etag = version.is_settled, version.date_s, version.etag
+        patched.setattr(time, "time_ns", lambda: changed_ns + seen_ns + then_ns)
+        assert following.etag != etag
     assert not is_settled or following != version
     assert date_s is None or following.ctime_ns // SECOND_NS > date_s
 

@@ -68,13 +68,11 @@ class Stamp:
     def etag(self) -> str:
         """The stamp as the opaque part of a strong HTTP validator.
 
-        On a file system with whole-second times, each call for a file just written returns another
-        value: the next version may come within the same second.
+        Each call for a file that was just written returns another value: the next version may come
+        with the same stamp.
         """
         tag = f"{self.recorded}-{self.ctime_ns:x}"
-        if self.ctime_ns % _SECOND_NS == 0 and not self.is_settled:
-            return f"{tag}-{time.time_ns():x}"
-        return tag
+        return tag if self.is_settled else f"{tag}-{time.time_ns():x}"
 
     @property
     def recorded(self) -> str:
