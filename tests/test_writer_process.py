@@ -112,7 +112,11 @@ def test_writer_that_is_killed_loses_no_write_and_makes_none_twice(service: Serv
     assert len(children(service.process.pid)) == 3  # no worker died with it
 
 
-def test_writer_that_is_stopped_holds_up_no_read_and_refuses_no_browser(service: Service) -> None:
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+def test_writer_that_is_stopped_holds_up_no_read_and_refuses_no_browser(
+    service: Service, then: signal.Signals
+) -> None:
     browser = {"User-Agent": "Mozilla/5.0", "Origin": service.url}
     text = "x" * 30_000  # together more than what the kernel keeps for a process that reads nothing
 
@@ -132,7 +136,7 @@ def test_writer_that_is_stopped_holds_up_no_read_and_refuses_no_browser(service:
                 assert requests.get(url, headers=browser, timeout=PATIENCE_S).status_code == 200
             assert not any(save.done() for save in saves)
         finally:
-            os.kill(writer, signal.SIGCONT)
+            os.kill(writer, then)
         assert [save.result() for save in saves] == [201] * 60
     ids = [one["id"] for one in json.loads((service.root / FILE).read_bytes())]
     assert len(ids) == len(set(ids))
