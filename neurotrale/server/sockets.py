@@ -51,11 +51,8 @@ def send(
     Raises:
         OSError: The other end is closed, or there is no memory for a large message.
     """
-    packet = _Packet(pieces, descriptors)
-    try:
+    with closing(_Packet(pieces, descriptors)) as packet:
         packet.send(connection)
-    finally:
-        packet.close()
 
 
 class _Packet:
@@ -72,7 +69,9 @@ class _Packet:
         self._descriptors = [self._memory, *descriptors]
         try:
             for piece in pieces:
-                _write_all(self._memory, piece)
+                view = memoryview(piece)
+                while view:
+                    view = view[os.write(self._memory, view) :]
         except BaseException:
             self.close()
             raise
@@ -88,7 +87,6 @@ class _Packet:
     def close(self) -> None:
         if self._memory is not None:
             os.close(self._memory)
-            self._memory = None
 
 
 class Outgoing:
@@ -126,34 +124,37 @@ class Outgoing:
         """
         packet = _Packet(pieces)
         with self._lock:
-            if not self._waiting:
-                try:
-                    packet.send(self._connection, socket.MSG_DONTWAIT)
+            if self._waiting or not self._is_sent(packet):
+                if len(self._waiting) > most_waiting:
                     packet.close()
                     return
-                except OSError as error:
-                    if error.errno not in _FULL:
-                        packet.close()
-                        raise
-            if len(self._waiting) > most_waiting:
-                packet.close()
-                return
-            self._waiting.append(packet)
-            if len(self._waiting) == 1:
-                Thread(target=self._send_waiting, name="send-messages", daemon=True).start()
+                self._waiting.append(packet)
+                if len(self._waiting) == 1:
+                    Thread(target=self._send_waiting, name="send-messages", daemon=True).start()
+
+    def _is_sent(self, packet: _Packet) -> bool:
+        try:
+            packet.send(self._connection, socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno in _FULL:
+                return False
+            packet.close()
+            raise
+        packet.close()
+        return True
 
     def _send_waiting(self) -> None:
         while self._waiting:
+            is_broken = False
             try:
                 self._waiting[0].send(self._connection)
             except OSError as error:
                 if error.errno in _FULL:
                     time.sleep(_FULL_S)
                     continue
-                self._is_closed = True  # by the other end
+                is_broken = True
             with self._lock:
-                self._waiting.popleft().close()
-                while self._is_closed and self._waiting:
+                for _ in range(len(self._waiting) if is_broken else 1):
                     self._waiting.popleft().close()
                 if not self._waiting:
                     break
@@ -183,12 +184,6 @@ def receive(connection: socket.socket) -> tuple[memoryview, list[int]] | None:
         return memoryview(mmap.mmap(memory, 0, prot=mmap.PROT_READ)), descriptors
     finally:
         os.close(memory)
-
-
-def _write_all(descriptor: int, piece: Piece) -> None:
-    view = memoryview(piece)
-    while view:
-        view = view[os.write(descriptor, view) :]
 
 
 # --- clients ---
