@@ -31,7 +31,9 @@ _TICK_NS = 10_000_000
 
 # File systems that only this machine writes, with times of its own clock. On others, the clock of a
 # server or of another node counts, which may be behind.
-_OWN_CLOCK = frozenset(["bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "tmpfs", "xfs", "zfs"])
+_OWN_CLOCK = frozenset(
+    ["bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"]
+)
 _MOUNTINFO = Path("/proc/self/mountinfo")
 _LEARNT_S = 10.0  # the number of a device may be given to another one
 
