@@ -424,6 +424,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             return
         is_broken = self.total_outbufs_len > 0
         super().handle_close()
+        with self.outbuf_lock:  # they lead back here, and to the files that they send
+            self.outbufs = [OverflowableBuffer(self.adj.outbuf_overflow)]
         if self.request is not None:  # its body takes memory, or room on a disk
             self.request.close()
         if is_broken:
