@@ -9,16 +9,24 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
+from urllib.parse import unquote_to_bytes
 
+import falcon.testing
 import pytest
 import requests
 
+from neurotrale.annotations.contents import Contents
+from neurotrale.annotations.transaction import FileChanges
+from neurotrale.annotations.writes import AnnotationWriter, FileWriter
 from neurotrale.errors import DiskFullError, StartError
+from neurotrale.locking.locks import Locks
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.descriptors import PATH_FLAGS, Directory
 from neurotrale.storage.spool import (
@@ -30,9 +38,17 @@ from neurotrale.storage.spool import (
     Spool,
     _make_file,
 )
+from neurotrale.tokens.watch import SharedTokens, watch_in_background
+from neurotrale.web.admission import Admission
+from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.error_handlers import TABLE
+from neurotrale.web.routes import ROUTES
 from tests.conftest import Service, StartService, answer, connect
 from tests.datasets import ANNOTATIONS, write_dataset
 from tests.processes import children, eventually, names_in, neurotrale, run, unmount
+
+NO_WRITER: AnnotationWriter = FileWriter(FileChanges(Locks("none", 0), Contents()))
+"""A writer that nobody calls."""
 
 MIB = 2**20
 FILE = "/brain/annotations/x0y0z0/fibers.json"
@@ -320,6 +336,86 @@ def test_request_behind_a_refused_body_is_not_made_of_the_body(
             answers += piece
         assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200", b"405"]
     assert not (root / OTHER[1:]).exists()
+
+
+# --- admission and application say the same ---
+
+METHODS = ("GET", "HEAD", "OPTIONS", "PUT", "PATCH", "POST", "DELETE")
+SAMPLES = {
+    "{dataset}": "brain", "{scale}": "1_1_1", "{chunk}": "0-64_0-64_0-64", "{block}": "x0y0z0",
+    "{leaf}": "fibers", "{kind}": "points", "{number}": "1", "{level}": "0", "{cell}": "0_0_0",
+    "{asset}": "main.js", "{directory}": "brain", "{file}": "brain/info", "{revision}": "1",
+}  # fmt: skip
+PLACES = sorted(
+    {re.sub(r"{\w+}", lambda match: SAMPLES[match[0]], row.template.rstrip("?")) for row in ROUTES}
+    | {"/brain//annotations//x0y0z0/fibers.json", "/ui/annotations/x0y0z0/a.json", "/.x/a.json"}
+    | {"/viewer/annotations/x0y0z0/a.json", "/br%C3%A4in/annotations/x0y0z0/a.json", "//", "/%00"}
+)
+PREFIXES = ("", SESSION, f"{SESSION}/voxels", f"/token/{ANNA}", f"/token/{ANNA}{SESSION}/voxels")
+
+
+@pytest.fixture(scope="module")
+def tokens_of(root: Path) -> SharedTokens:
+    path = root.parent / "more-tokens"
+    path.write_text(TOKENS)
+    path.chmod(0o600)
+    return watch_in_background(path)
+
+
+@pytest.mark.quick(3)
+@pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("query", ["", "position=1,1,1"])
+def test_application_refuses_the_methods_that_are_not_admitted(
+    root: Path, tokens_of: SharedTokens, prefix: str, query: str
+) -> None:
+    tokens = tokens_of if "token" in prefix else None
+    token_file = root.parent / "more-tokens" if tokens else None
+    settings = AppSettings(root, read_only=True, token_file=token_file)
+    client = falcon.testing.TestClient(create_app(settings, tokens))
+    # A writer, as otherwise the service would refuse what it could not change.
+    writable = Admission(tokens, NO_WRITER, MIB, has_ui=False)
+    for method in METHODS:
+        for place in PLACES:
+            got = client.simulate_request(method, prefix + place, query_string=query, body=b"{}")
+            path = unquote_to_bytes(prefix + place).decode("latin-1")
+            refusal = writable.admit(method, path, query, {"CONTENT_LENGTH": "2"})
+            if isinstance(refusal, falcon.HTTPMethodNotAllowed):
+                assert got.status_code == 405
+                assert got.headers["Allow"] == dict(refusal.headers or {})["Allow"]
+            elif refusal is not None:
+                assert got.status_code == int(TABLE[type(refusal)][0].split()[0])
+            elif "voxels" not in prefix:  # which might be the name of a dataset
+                assert got.status_code != 405
+
+
+def test_admission_asks_the_system_for_nothing(tokens_of: SharedTokens) -> None:
+    called: set[str] = set()
+
+    def note(frame: FrameType, event: str, function: object) -> None:
+        if event == "c_call":
+            called.add(f"{getattr(function, '__module__', None)}.{function!r}")
+
+    admissions = {
+        "open": Admission(None, NO_WRITER, 4 * MIB, has_ui=False),
+        "guarded": Admission(tokens_of, NO_WRITER, 4 * MIB, has_ui=False),
+        "read-only": Admission(None, None, 4 * MIB, has_ui=False),
+    }
+    found = {}
+    sys.setprofile(note)
+    try:
+        for name, case in REFUSED.items():
+            path, _, query = case.target.partition("?")
+            headers = dict(line.split(": ") for line in case.headers)
+            headers = {key.upper(): value for key, value in headers.items()}
+            found[name] = admissions[case.service].admit(
+                case.method, path, query, {**headers, "CONTENT_LENGTH": str(case.size)}
+            )
+    finally:
+        sys.setprofile(None)
+    assert [name for name, refusal in found.items() if refusal is None] == []
+    assert {
+        name for name in called if name.startswith(("posix.", "io.", "_io.", "socket."))
+    } == set()
 
 
 # --- where bodies wait ---

@@ -96,7 +96,7 @@ class Admission:
             check_method(token, method)
         allowed = [route.allowed for route, _ in matches]
         if allowed and not any(method in methods for methods in allowed):
-            raise falcon.HTTPMethodNotAllowed(allowed[0])
+            raise falcon.HTTPMethodNotAllowed(allowed[-1])
         if method in _METHODS_THAT_CHANGE:
             writable(self._writer)
         _check_size(method, int(headers["CONTENT_LENGTH"]), self._body_bytes)
