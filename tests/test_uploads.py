@@ -311,6 +311,7 @@ def test_client_that_waits_after_the_answer_is_cut_off(services: dict[str, Servi
         eventually(is_closed, "the connection is closed")
 
 
+@pytest.mark.long
 def test_stopping_waits_for_no_refused_body(root: Path, start_service: StartService) -> None:
     service = start_service(root, "--read-only")
     with closing(connect(service)) as connection:
@@ -444,6 +445,7 @@ def cramped(
         service.stop()
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("put", [put_whole, put_in_chunks])
 @pytest.mark.parametrize("size", [600_000, MEMORY_BYTES + 1, 20 * MIB])
 def test_full_temporary_directory_loses_no_save(
@@ -466,6 +468,7 @@ def test_first_file_of_a_new_block_needs_no_temporary_directory(
     assert (root / path).stat().st_size == 17 * MIB
 
 
+@pytest.mark.long
 def test_file_of_the_block_at_a_position_needs_no_temporary_directory(
     cramped: Service, root: Path
 ) -> None:
