@@ -312,7 +312,9 @@ def test_client_that_waits_after_the_answer_is_cut_off(services: dict[str, Servi
 
 
 @pytest.mark.long
-def test_stopping_waits_for_a_refused_body_for_a_moment_only(root: Path, start_service: StartService) -> None:
+def test_stopping_waits_for_a_refused_body_for_a_moment_only(
+    root: Path, start_service: StartService
+) -> None:
     service = start_service(root, "--read-only")
     with closing(connect(service)) as connection:
         connection.sendall(head("PUT", FILE, f"Content-Length: {2**40}"))
