@@ -195,8 +195,8 @@ def times(scratch: Path) -> Diagnosis:
         advice = "Nothing: versions are told apart by content where times are too coarse."
         return Diagnosis("times", "note", "told in whole seconds or more", advice)
     step = min(later - earlier for earlier, later in pairwise(sorted(set(seen))))
-    status = file.stat()
-    wait = FINE_NS if has_fine_times(status.st_dev, status.st_ctime_ns) else COARSE_NS
+    now = file.stat()
+    wait = FINE_NS if has_fine_times(now.st_dev, now.st_ctime_ns) else COARSE_NS
     fact = f"told in steps of {step / 1e6:.3g} ms; a version is settled after {wait / 1e9:g} s"
     return Diagnosis("times", "ok", fact)
 
@@ -239,11 +239,10 @@ def space(root: Path, body_bytes: int, spool: Path | None) -> list[Diagnosis]:
     spool = spool or Path(tempfile.gettempdir())
     free = shutil.disk_usage(spool).free
     fact = f"{_mib(free)} free in {spool}, where large uploads wait"
-    found = [Diagnosis("spool", "ok", fact)]
-    if free < body_bytes:
-        most = f"Uploads of up to {_mib(body_bytes)} are accepted (--max-body-mb)"
-        advice = f"{most}, and larger ones wait in the data: make room with --spool or TMPDIR."
-        found = [Diagnosis("spool", "note", fact, advice)]
+    most = f"Uploads of up to {_mib(body_bytes)} are accepted (--max-body-mb)"
+    advice = f"{most}, and larger ones wait in the data: make room with --spool or TMPDIR."
+    is_small = free < body_bytes
+    found = [Diagnosis("spool", "note" if is_small else "ok", fact, advice if is_small else "")]
     status = os.statvfs(root)
     free = status.f_bavail * status.f_frsize
     fact = f"{_mib(free)} free in the data root"
