@@ -42,6 +42,14 @@ class Seen(dict[str, Parsed]):
         """The ids, in the order of the file."""
         return self.texts.keys()
 
+    def blended(self, others: Mapping[str, Parsed]) -> Seen:
+        """Return a copy with other annotations under some ids."""
+        copy = Seen(None)
+        copy.texts = self.texts | {id_: other.text for id_, other in others.items()}
+        copy.update(self)
+        copy.update(others)
+        return copy
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
