@@ -23,13 +23,104 @@ from hypothesis.stateful import (
 from tests.brains import new_brain
 from tests.conftest import Service, StartService
 from tests.examples import examples
-from tests.people import LEAF, OTHER_LEAVES, Client, Direct, People, Wire
+from tests.people import LEAF, OTHER_LEAVES, Client, Direct, People, Wire, body_of
 from tests.people import Service as OverHttp
 from tests.stores import IN_MEMORY
 from tests.test_two_people import FIRST, TYPES
+from tests.viewers import pieces_of
 
 numbers = st.integers(0, 999)
 tab_numbers = st.integers(0, 5)
+
+
+# --- what a model of such tabs has found ---
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> People:
+    """Two tabs behind one identity, which have loaded the file."""
+    return People(Direct(tmp_path, json.dumps(FIRST).encode()), [0, 0])
+
+
+def present(people: People) -> set[str]:
+    return set(pieces_of(people.wire.content()))
+
+
+def test_region_that_one_deletes_is_not_taken_for_the_deletion_of_another_view(
+    people: People,
+) -> None:
+    ann, bob = people.clients
+    people.add(bob, "axon")  # ann does not see it
+    for _ in range(2):
+        people.add(ann, "axon")
+    people.delete(ann, {"new-2", "new-3"})  # what ann sees now is what bob sees, but for new-1
+    assert present(people) >= {"new-1", *(one["id"] for one in FIRST)}
+    assert people.wire.listed()[0] >= {"new-2", "new-3"} & present(people)
+    people.confirm()
+    people.reload(bob)
+    people.delete(bob, {"g1"})
+
+
+def test_tab_that_deletes_everything_takes_nothing_of_a_tab_whose_load_failed(
+    people: People,
+) -> None:
+    ann, bob = people.clients
+    people.fail_to_load(ann, breaks=True)
+    people.add(ann, "axon")
+    people.delete(bob, set(bob.view))
+    assert "new-1" in present(people)
+    people.add(ann, "axon")
+    assert {"new-1", "new-2"} <= present(people)
+
+
+def test_fields_that_another_tab_changed_in_one_annotation_stay(people: People) -> None:
+    ann, bob = people.clients
+    people.move(ann, "n1")
+    people.review(bob, "n1")
+    moved = json.loads(pieces_of(people.wire.content())["n1"])
+    assert moved["reviewed"] is True
+    assert moved["point"][0] == ann.view["n1"]["point"][0]
+    bob.view["n1"]["point"][1] = 77.0
+    people.wire.save(0, [body_of(bob.view)])
+    both = json.loads(pieces_of(people.wire.content())["n1"])
+    assert both["point"][:2] == [ann.view["n1"]["point"][0], 77.0]
+
+
+def test_saves_that_arrive_late_are_compared_with_what_their_client_had_before(
+    people: People,
+) -> None:
+    ann, bob = people.clients
+    people.delete(bob, {"a1"})
+    people.move(ann, "n1", 4, [3, 1, 0, 2])
+    assert "a1" not in present(people)
+    people.add(ann, "glia", 4, [2, 3, 0, 1])
+    assert present(people) == {f"new-{n}" for n in range(5, 9)} | {
+        one["id"] for one in FIRST if one["id"] != "a1"
+    }
+
+
+def test_tab_that_did_not_leave_loses_nothing_by_what_was_taken_for_leaving(
+    people: People,
+) -> None:
+    ann, bob = people.clients
+    people.leave(bob, OTHER_LEAVES[0], ["axon", "neuron", "glia"], lambda: None)
+    people.delete(ann, {"n1", "n2"})  # all neurons
+    assert {"n1", "n2"} <= people.wire.listed()[1]
+    people.move(ann, "a2")
+    people.add(ann, "axon")
+    assert {"n1", "n2", "new-2"} <= present(people)
+
+
+def test_undo_that_may_be_an_old_copy_leaves_the_annotation_and_is_listed(people: People) -> None:
+    ann, _ = people.clients
+    people.move(ann, "n1")
+    before = pieces_of(people.wire.content())["n1"]
+    people.undo_last(ann)
+    assert pieces_of(people.wire.content())["n1"] == before
+    assert people.wire.listed()[2] == {"n1"}
+
+
+# --- anything, in any order ---
 
 
 @dataclass

@@ -88,9 +88,10 @@ def meaning_of(
     is_clear = is_clear and not is_odd
     agreed = _agreed(steps)
     changed = [step.edit.changed for step in steps]
-    revived = _differing(
-        [(*step.edit.added, *step.edit.changed) for step in steps], (*agreed.added, *agreed.changed)
-    )
+    new = [(*step.edit.added, *step.edit.changed) for step in steps]
+    if has_ignored and len(body.texts) == 1:  # or undoes a step of the removal of all that it had
+        new.append((*body.ids,))
+    revived = _differing(new, (*agreed.added, *agreed.changed))
     ignored = tuple(dict.fromkeys(id_ for step in steps for id_ in step.navigated))
     held = _differing([(*step.edit.removed, *step.navigated) for step in steps], agreed.removed)
     is_again = nearest.tip.chain.is_left and nearest.edit.size == 0
