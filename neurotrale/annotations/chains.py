@@ -58,8 +58,10 @@ class FileViews(msgspec.Struct):
         asked_ns: When its last load of the file arrived, whatever the answer; 0 for none.
         is_loaded: Whether that load was answered in full.
         noted: Ids that were noted as dropped by navigation since that load.
-        is_partial: Whether chains were forgotten, because there were too many or they were old: a
-            client that has been open for long may have none.
+        forgotten_ns: When the latest of the chains was moved that were forgotten, because there were
+            too many or they were old; 0 for none. A client that has been open for long may have
+            none.
+        is_shared: Whether several clients are known to save in turns.
         ignored_ns: When the latest save was ignored because its client leaves the slice; 0 for
             none. If it did not leave, what it sees may not be among the chains.
     """
@@ -68,7 +70,8 @@ class FileViews(msgspec.Struct):
     asked_ns: int = 0
     is_loaded: bool = False
     noted: list[str] = []
-    is_partial: bool = False
+    forgotten_ns: int = 0
+    is_shared: bool = False
     ignored_ns: int = 0
 
     def load(self, tip: str, arrived_ns: int) -> None:
@@ -111,6 +114,8 @@ class FileViews(msgspec.Struct):
             chain = Chain(arrived_ns, tip, arrived_ns, is_own=True, loaded_ns=loaded_ns)
         else:
             self.chains.remove(chain)
+            later = (one for one in self.chains if one.is_own and one.at_ns > chain.at_ns)
+            self.is_shared = self.is_shared or any(later)
             if not chain.is_own or arrived_ns >= chain.at_ns:
                 chain.before, chain.is_own_before = chain.tip, chain.is_own
                 chain.tip, chain.at_ns, chain.is_own = tip, arrived_ns, True
@@ -142,10 +147,12 @@ class FileViews(msgspec.Struct):
 
     def forget(self, until_ns: int) -> None:
         """Drop the chains that were last moved before a time."""
-        kept = [one for one in self.chains if one.at_ns >= until_ns]
-        self.is_partial = self.is_partial or len(kept) < len(self.chains)
-        self.chains = kept
+        self._keep([one for one in self.chains if one.at_ns >= until_ns], self.chains)
 
     def _bound(self, chains: list[Chain]) -> None:
-        self.is_partial = self.is_partial or len(chains) > MOST_CHAINS
-        self.chains = chains[-MOST_CHAINS:]
+        self._keep(chains[-MOST_CHAINS:], chains)
+
+    def _keep(self, kept: list[Chain], chains: list[Chain]) -> None:
+        dropped = (one.at_ns for one in chains if not any(one is other for other in kept))
+        self.forgotten_ns = max(self.forgotten_ns, *dropped, 0)
+        self.chains = kept

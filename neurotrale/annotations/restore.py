@@ -196,16 +196,13 @@ def _reverted_fields(earlier: list[Parsed], old: Parsed, new: Parsed) -> dict[st
     if not (old.has_fields and new.has_fields):
         return {}
     before, after = old.fields or {}, new.fields or {}
+    known = [one.fields or {} for one in earlier if one.has_fields]
     return {
         key: old.raws[key]
         for key, value in after.items()
         if key in before
         and not same_value(before[key], value, key)
-        and any(
-            one.has_fields and key in (one.fields or {}) and same_value(one.fields[key], value, key)
-            for one in earlier
-            if one.fields is not None
-        )
+        and any(key in one and same_value(one[key], value, key) for one in known)
     }
 
 

@@ -26,6 +26,7 @@ from neurotrale.annotations.views import Facts, Tip
 log = logging.getLogger(__name__)
 
 RECENT_REVISIONS = 16
+FORGOTTEN_NS = 20 * 3600 * 10**9  # for so long a client may still have a view that is forgotten
 
 _Move = tuple[Viewer, Callable[[FileViews], None], int]
 
@@ -134,7 +135,8 @@ class Saves:
             views.is_loaded,
             self.views.left_ns(viewer, path),
             context.guarded,
-            views.is_partial,
+            context.arrived_ns < views.forgotten_ns + FORGOTTEN_NS,
+            views.is_shared,
             views.ignored_ns,
         )
         tips = []

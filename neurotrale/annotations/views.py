@@ -43,6 +43,7 @@ class Facts:
         left_ns: When the client last asked for another slice of the block; 0 for never.
         holds: Whether removals are held back.
         is_partial: Whether the client may have views that are forgotten.
+        is_shared: Whether several clients are known to save in turns.
         ignored_ns: When a save was last ignored because its client left the slice; 0 for never.
     """
 
@@ -51,6 +52,7 @@ class Facts:
     left_ns: int = 0
     holds: bool = True
     is_partial: bool = False
+    is_shared: bool = False
     ignored_ns: int = 0
 
 
@@ -134,7 +136,9 @@ def step_from(
         edit = edit_between(seen, body, own=chain.is_own_before)
         return SaveStep(chain, seen, chain.is_own_before, Edit(edit.added, edit.changed))
     has_left = facts.left_ns > chain.since_ns
-    if chain.gone_ns and not is_nearest:  # it has left, and comes back with a load
+    if (
+        chain.gone_ns and not is_nearest and not facts.is_shared
+    ):  # it has left, and comes back with a load
         has_left = not body.texts and facts.arrived_ns < chain.gone_ns + LEAVING_NS
     if has_left and _is_navigation(seen, edit):
         return SaveStep(chain, seen, chain.is_own, Edit(), navigated=edit.removed)
