@@ -58,9 +58,8 @@ class FileViews(msgspec.Struct):
         asked_ns: When its last load of the file arrived, whatever the answer; 0 for none.
         is_loaded: Whether that load was answered in full.
         noted: Ids that were noted as dropped by navigation since that load.
-        forgotten_ns: When the latest of the chains was moved that were forgotten, because there were
-            too many or they were old; 0 for none. A client that has been open for long may have
-            none.
+        forgotten_ns: When the latest chain was moved that is forgotten, because there were too many
+            or it was old; 0 for none. A client that has been open for long may have none.
         is_shared: Whether several clients are known to save in turns.
         ignored_ns: When the latest save was ignored because its client leaves the slice; 0 for
             none. If it did not leave, what it sees may not be among the chains.
