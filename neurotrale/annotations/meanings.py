@@ -73,8 +73,8 @@ def meaning_of(
     """
     # A save that was under way when a load arrived did not come from it.
     tips = [tip for tip in tips if tip.chain.began_ns <= facts.arrived_ns] or tips
-    if body.texts and not any(body.texts.keys() & tip.seen.texts.keys() for tip in tips):
-        return _additions(body, tips)
+    if body.texts and not any(_has_shown(tip, body, facts, before) for tip in tips):
+        return _additions(body, tips, facts)
     nearest, *others = ranked_guesses(body, tips)
     likely = [nearest, *(guess for guess in others if guess.may_be(nearest))]
     steps = [step_from(guess, body, facts, before, is_nearest=guess is nearest) for guess in likely]
@@ -187,8 +187,23 @@ def _common_base(steps: Sequence[SaveStep], body: Seen, ids: Iterable[str]) -> S
     return base.blended(blended)
 
 
-def _additions(body: Seen, tips: Sequence[Tip]) -> Meaning:
-    empty = [tip for tip in tips if not tip.seen.texts]
+def _has_shown(tip: Tip, body: Seen, facts: Facts, before: Callable[[Chain], Seen | None]) -> bool:
+    """Return whether a client that saves may have seen any of that in one of its views."""
+    if body.texts.keys() & tip.seen.texts.keys():
+        return True
+    if not (tip.chain.is_own and facts.arrived_ns < tip.chain.at_ns and tip.chain.before):
+        return False
+    earlier = before(tip.chain)  # a later save has arrived before
+    return earlier is not None and bool(body.texts.keys() & earlier.texts.keys())
+
+
+def _additions(body: Seen, tips: Sequence[Tip], facts: Facts) -> Meaning:
+    # Whoever has loaded since may have seen nothing, too.
+    empty = [
+        tip
+        for tip in tips
+        if not (tip.seen.texts or facts.is_shared or tip.chain.at_ns < facts.asked_ns)
+    ]
     latest = max(empty, key=lambda tip: tip.chain.at_ns, default=None)
     chain = None if latest is None else latest.chain
     return Meaning(Seen(None), False, Edit(tuple(body.ids)), chain, only_additions=True)

@@ -133,6 +133,7 @@ class Saves:
         facts = Facts(
             context.arrived_ns,
             views.is_loaded,
+            views.asked_ns,
             self.views.left_ns(viewer, path),
             context.guarded,
             context.arrived_ns < views.forgotten_ns + FORGOTTEN_NS,

@@ -40,6 +40,7 @@ class Facts:
     Attributes:
         arrived_ns: When it arrived, in nanoseconds since the epoch.
         is_loaded: Whether the client's last load of the file was answered in full.
+        asked_ns: When that load arrived; 0 for none.
         left_ns: When the client last asked for another slice of the block; 0 for never.
         holds: Whether removals are held back.
         is_partial: Whether the client may have views that are forgotten.
@@ -49,6 +50,7 @@ class Facts:
 
     arrived_ns: int
     is_loaded: bool = False
+    asked_ns: int = 0
     left_ns: int = 0
     holds: bool = True
     is_partial: bool = False
