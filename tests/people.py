@@ -166,12 +166,10 @@ class Client:
     Attributes:
         identity: What the service knows it by.
         view: What it shows.
-        loaded: When it was loaded; counts loads.
         undo: Steps to undo: an id, and the annotation before.
     """
 
     identity: int
-    loaded: int = 0
     view: View = field(default_factory=dict)
     undo: list[tuple[str, Annotation | None]] = field(default_factory=list)
 
@@ -198,8 +196,7 @@ class People:
         self.clients = [Client(identity) for identity in identities]
         self.number = 0
         self.past: dict[int, list[View]] = {}
-        self.left: dict[int, int] = {}
-        self.loads = 0
+        self.left: set[int] = set()
         self.obeyed = self.doubtful = 0
         for client in self.clients:
             self.reload(client)
@@ -208,15 +205,13 @@ class People:
 
     def reload(self, client: Client) -> None:
         client.view = self.wire.load(client.identity)
-        self.loads += 1
-        client.loaded, client.undo = self.loads, []
+        client.undo = []
         self._remember(client)
 
     def fail_to_load(self, client: Client, *, breaks: bool) -> None:
         shown = self.wire.load(client.identity, breaks=breaks)
         self.past.setdefault(client.identity, []).append(copy_of(shown))
-        self.loads += 1
-        client.view, client.loaded, client.undo = {}, self.loads, []
+        client.view, client.undo = {}, []
         self._remember(client)
 
     def duplicate(self, client: Client) -> None:
@@ -306,9 +301,8 @@ class People:
     ) -> None:
         """Go to another slice: the old one is saved with fewer types, and then empty."""
         self.wire.load(client.identity, leaf)
+        self.left.add(client.identity)
         between()
-        self.loads += 1
-        self.left[client.identity] = self.loads
         before = pieces_of(self.wire.content())
         for type_ in types:
             client.view = {i: a for i, a in client.view.items() if a.get("anntype", "") != type_}
@@ -372,10 +366,8 @@ class People:
             one.get("anntype", "") in types for one in view.values()
         ):
             return  # as if leaving the slice
-        has_left = self.left.get(client.identity, 0) > client.loaded
-        if (has_left or len(self.past[client.identity]) > MOST_CHAINS) and (
-            len(removed) > 1 or len(view) == 1
-        ):
+        is_doubtful = client.identity in self.left or len(self.past[client.identity]) > MOST_CHAINS
+        if is_doubtful and (len(removed) > 1 or len(view) == 1):
             return  # what somebody sees may not be known, so that many at once are doubtful
         past = self.past[client.identity][:-1]
         others = [other for other in past if _key(other) != _key(seen)]
