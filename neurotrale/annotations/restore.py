@@ -89,8 +89,8 @@ def restored_removals(
 ) -> Change:
     """Return the change that restores all annotations that were removed and are still missing.
 
-    Those stay removed that somebody deleted in a viewer that had loaded them, or whose removal
-    somebody confirmed.
+    Those stay removed that somebody deleted in a viewer that had loaded them. What somebody
+    confirmed comes back: who confirms all that is held may not have seen all of it.
 
     Args:
         before: The current file.
@@ -105,7 +105,7 @@ def restored_removals(
         if since is not None and record.at < since:
             continue  # rather than stop: the clocks of several nodes differ
         for id_, content in changes_in(record.bytes_hunks()).removed.items():
-            if record.save.base or record.op == "confirm":  # by somebody who saw it
+            if record.save.base:  # by somebody who saw it
                 on_purpose.add(id_)
             elif id_ not in document.index.ids and id_ not in on_purpose:
                 removed.setdefault(id_, content)  # the newest one counts
