@@ -1171,12 +1171,18 @@ def test_answer_and_error_can_be_read_by_a_page(
 
 FILE = "/{dataset}/annotations/{block}/{leaf}.json"
 DOCUMENTED = {
-    f"{FILE}/history": {"get": {"id", "since", "until", "by", "before", "limit", "ids"}},
+    f"{FILE}/history": {
+        "get": {
+            "id", "since", "until", "by", "session", "navigation", "before", "limit", "ids",
+        }
+    },
     f"{FILE}/history/{{revision}}": {"get": {"revision", "id"}},
-    f"{FILE}/restore": {"post": {"revision", "id", "removed", "since", "If-Match"}},
-    f"{FILE}/held": {"get": set(), "delete": {"id", "If-Match"}},
+    f"{FILE}/restore": {
+        "post": {"revision", "id", "removed", "reverted", "by", "session", "since", "If-Match"}
+    },
+    f"{FILE}/held": {"get": {"navigation"}, "delete": {"id", "navigation", "If-Match"}},
     "/{dataset}/annotations/corrections": {"get": {"since", "by"}},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

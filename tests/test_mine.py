@@ -11,7 +11,8 @@ import pytest
 import requests
 
 from neurotrale.annotations.activity import ActivityLog
-from neurotrale.annotations.journal import Journal, JournalRecord
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journal_records import JournalRecord
 from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.annotations.refusals import MOST_BYTES, MOST_VIEWERS, Refusals
 from neurotrale.annotations.viewers import SaveNotes

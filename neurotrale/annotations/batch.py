@@ -19,7 +19,8 @@ from neurotrale.annotations.changes import (
 )
 from neurotrale.annotations.contents import Content, content_of, etag_of
 from neurotrale.annotations.document import Hunk, Index
-from neurotrale.annotations.journal import ContentState, Journal, JournalEntry, JournalRecord
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, JournalRecord
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.viewers import NO_NOTES
 from neurotrale.storage.cache import Stamp
@@ -155,6 +156,7 @@ def record_of(
         target=change.target,
         intent="" if plan is None else plan.intent,
         save=notes if notes != NO_NOTES else NO_NOTES,  # the default, which a line leaves out
+        format=FORMAT,
         hunks=texts,
         base64=is_base64,
     )

@@ -16,7 +16,7 @@ import msgspec
 
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.document import SPACE, Hunk, Index, id_of
-from neurotrale.annotations.journal import JournalEntry, Operation
+from neurotrale.annotations.journal_records import JournalEntry, Operation
 from neurotrale.annotations.viewers import NO_NOTES, SaveNotes, Viewer
 from neurotrale.errors import BadInputError, ChangedError
 

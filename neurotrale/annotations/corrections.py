@@ -18,7 +18,8 @@ import msgspec
 
 from neurotrale.annotations.changes import changes_in
 from neurotrale.annotations.contents import Content, Contents
-from neurotrale.annotations.journal import Journal, JournalRecord
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journal_records import JournalRecord
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.spelling import Parsed, edited_keys
 from neurotrale.annotations.validation import KNOWN_KEYS

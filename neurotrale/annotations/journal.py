@@ -14,18 +14,16 @@ never took effect; the next writer marks it as aborted. A line torn by a crash i
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
 from neurotrale.annotations.contents import Content, etag_of
-from neurotrale.annotations.document import Hunk
-from neurotrale.annotations.viewers import NO_NOTES, SaveNotes
+from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, JournalRecord
+from neurotrale.errors import ConflictError
 from neurotrale.storage.atomic import append, create_file, fsync_directory
 from neurotrale.storage.cache import Stamp
 from neurotrale.storage.directories import directory_of
@@ -38,90 +36,14 @@ from neurotrale.storage.regular import (
     remove_regular,
 )
 
-Operation = Literal["put", "patch", "delete", "restore", "confirm", "outside", "void"]
 _HEAD = b'{"n":'  # of every journal
 
 
-class ContentState(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    """Identifies a content by its size and hash (`neurotrale.annotations.contents.etag_of`)."""
-
-    size: int
-    hash: str
+class _Mark(msgspec.Struct, frozen=True):
+    format: int = 1
 
 
-_RENAMED = {"held_removals": "held", "newly_held": "kept", "target": "of"}  # in the file
-
-
-class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename=_RENAMED):
-    """A record without its hunks, for listing, searching and comparing.
-
-    Attributes:
-        n: Number of the record in its journal, from 1.
-        at: Time, ISO 8601 in UTC.
-        by: Author: the name that belongs to the token, or the client's address.
-        source: The client's address.
-        op: The operation; ``outside`` records a change that another program made to the file,
-            ``void`` marks an earlier record as aborted.
-        old: The content before; None if the file did not exist.
-        stamp: Version stamp of the file this change replaced; distinguishes it from a
-            byte-identical file written later.
-        new: The content after.
-        added: Ids of added annotations.
-        changed: Ids of changed annotations.
-        removed: Ids of removed annotations.
-        held_removals: Ids of all annotations whose removal is held back after this record.
-        newly_held: Number of removals that this record newly held back.
-        target: The record that a ``void`` marks, or whose state a ``restore`` restored.
-        first: Number of the first of several records that were written together, with one
-            replacement of the file; all of them took effect or none. A ``void`` with it marks all
-            records from there to its target. 0 for a record on its own.
-        intent: The name that the writer gave the request; no other request has it.
-        save: What else is known about the request.
-    """
-
-    n: int
-    at: str
-    op: Operation
-    by: str = ""
-    source: str = ""
-    old: ContentState | None = None
-    stamp: str = ""
-    new: ContentState | None = None
-    added: list[str] = []
-    changed: list[str] = []
-    removed: list[str] = []
-    held_removals: list[str] = []
-    newly_held: int = 0
-    target: int = 0
-    first: int = 0
-    intent: str = ""
-    save: SaveNotes = NO_NOTES
-
-    @property
-    def aborts(self) -> range:
-        """Numbers of the records that this one marks as aborted."""
-        if self.op != "void":
-            return range(0)
-        return range(self.first or self.target, self.target + 1)
-
-
-class JournalRecord(JournalEntry, frozen=True, omit_defaults=True, kw_only=True):
-    """A whole record.
-
-    Attributes:
-        hunks: The hunks of the change: offset in the old content, old text, new text.
-        base64: Whether the texts are base64, because the bytes are not valid UTF-8.
-    """
-
-    hunks: list[tuple[int, str, str]] = []
-    base64: bool = False
-
-    def bytes_hunks(self) -> list[Hunk]:
-        """Return the hunks as bytes."""
-        decode = base64.b64decode if self.base64 else str.encode
-        return [Hunk(at, decode(old), decode(new)) for at, old, new in self.hunks]
-
-
+_marks = msgspec.json.Decoder(_Mark)
 _encoder = msgspec.json.Encoder()
 _entries = msgspec.json.Decoder(JournalEntry)
 _records = msgspec.json.Decoder(JournalRecord)
@@ -159,6 +81,25 @@ class Journal:
             elif entry.n not in aborted:
                 return last, entry
         return last, None
+
+    def check_format(self) -> None:
+        """Check that this version may write, which a newer one that has written may not allow.
+
+        Raises:
+            ConflictError: A newer version has written the last record.
+        """
+        for line in self._lines_backwards():
+            try:
+                found = _marks.decode(line).format
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # torn
+            if found > FORMAT:
+                raise ConflictError(
+                    f"{self.path.name} was written by a newer version of neurotrale (format"
+                    f" {found}; this one writes {FORMAT}), so nothing was changed. Update this"
+                    " version, or make changes with the newer one only."
+                )
+            return
 
     def append(self, *records: JournalRecord) -> None:
         """Append records and make them durable.

@@ -42,6 +42,14 @@ class Seen(dict[str, Parsed]):
         """The ids, in the order of the file."""
         return self.texts.keys()
 
+    def blended(self, others: Mapping[str, Parsed]) -> Seen:
+        """Return a copy with other annotations under some ids."""
+        copy = Seen(None)
+        copy.texts = self.texts | {id_: other.text for id_, other in others.items()}
+        copy.update(self)
+        copy.update(others)
+        return copy
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
@@ -160,13 +168,21 @@ def merge_edit(
         untouched = id_ in base.texts and not is_touched(base[id_], present[id_], own=own)
         is_single = id_ not in file.index.repeated
         (removed if untouched and is_single else held).append(id_)
-    content = _rewritten(file, new, set(removed), appended)
+    content = rewritten(file, new, set(removed), appended)
     return MergedFile(content, tuple(removed), tuple(held), conflicts, tuple(replaced))
 
 
-def _rewritten(
+def rewritten(
     file: Document, new: Mapping[str, bytes], removed: set[str], appended: list[bytes]
 ) -> bytes:
+    """Return the content of a file with other annotations; the others keep their bytes.
+
+    Args:
+        file: The file.
+        new: The new bytes of annotations that are in it, by id.
+        removed: Ids of annotations to remove.
+        appended: Annotations to append.
+    """
     positions = {file.index.ids[id_]: text for id_, text in new.items()}
     pieces, at = [], 0
     for position in sorted(positions):

@@ -10,7 +10,8 @@ from neurotrale.annotations.document import Document, split_items
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
 from neurotrale.annotations.validation import checked_annotation, checked_array
 from neurotrale.annotations.viewers import Viewer
-from neurotrale.annotations.writes import AnnotationWriter, WriteRequest, Written
+from neurotrale.annotations.write_requests import WriteRequest, Written
+from neurotrale.annotations.writes import AnnotationWriter
 from neurotrale.errors import MissingError, ReadOnlyError, reading
 from neurotrale.storage.names import AnnotationName
 
