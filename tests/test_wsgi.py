@@ -282,7 +282,7 @@ def test_writing_is_the_same_on_every_server(servers: dict[str, Ask]) -> None:
                 Asked(f"{path}/history/1"),
                 Asked(f"{path}/held"),
                 Asked(f"{path}/held", "DELETE"),
-                Asked(f"{path}/restore?revision=1", "POST"),
+                Asked(f"{path}/restore?revision=1", "POST", {"Content-Type": "application/json"}),
             )
         ]
 

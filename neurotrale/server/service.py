@@ -21,12 +21,21 @@ from neurotrale.annotations.handover import RemoteWriter, WriteJobs, address_of
 from neurotrale.errors import StartError
 from neurotrale.late import load_all
 from neurotrale.locking.writers import remove_claims
-from neurotrale.server.sockets import open_socket, socket_pair, unix_socket, url_of
+from neurotrale.server.proxies import Application, TrustedProxies
+from neurotrale.server.sockets import is_on_loopback, open_socket, socket_pair, unix_socket, url_of
 from neurotrale.server.supervisor import SIGNALS, Supervisor
 from neurotrale.server.threads import FileQueues, signals_blocked
 from neurotrale.server.worker import Limits, run_worker
 from neurotrale.server.writer import Writer, WriterLink
-from neurotrale.settings.service import HOST, PORT, READY_FILE, UNIX_SOCKET, WORKERS
+from neurotrale.settings.service import (
+    ALLOWED_HOSTS,
+    HOST,
+    PORT,
+    READY_FILE,
+    TRUSTED_PROXY,
+    UNIX_SOCKET,
+    WORKERS,
+)
 from neurotrale.storage.atomic import replace_file
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.tokens.watch import TokenWatch
@@ -70,6 +79,9 @@ class ServeSettings:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         unix_socket: Listen on this socket instead; only its owner may connect.
+        allowed_hosts: Names that a service on a loopback address may be called by, besides
+            localhost and that of this machine.
+        trusted_proxy: Addresses, networks and names of proxies whose word for the client counts.
         workers: The number of worker processes.
         limits: The limits of each worker.
         ready_file: Written once the service answers requests, removed when it stops.
@@ -79,6 +91,8 @@ class ServeSettings:
     host: str = HOST.default
     port: int = PORT.default
     unix_socket: Path | None = UNIX_SOCKET.default
+    allowed_hosts: tuple[str, ...] = ALLOWED_HOSTS.default
+    trusted_proxy: tuple[str, ...] = TRUSTED_PROXY.default
     workers: int = WORKERS.default
     limits: Limits = field(default_factory=Limits)
     ready_file: Path | None = READY_FILE.default
@@ -127,7 +141,12 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
     ):
         tokens = watch.tokens if watch else None
         writer = None if link is None else RemoteWriter(link, PARKED_BYTES)
-        app = create_app(replace(settings.app, shelf=shelf), tokens, writer)
+        names = _host_names(settings.allowed_hosts) if is_on_loopback(listening) else None
+        app: Application = create_app(
+            replace(settings.app, shelf=shelf, host_names=names), tokens, writer
+        )
+        if settings.trusted_proxy:
+            app = TrustedProxies(app, settings.trusted_proxy)
         data_root = DataRoot(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
         _warn_about_hidden_paths(data_root, tokens=settings.app.token_file is not None)
         if settings.ready_file is not None:  # it may be left by a service that died
@@ -192,6 +211,12 @@ def _one_writer(
 
     with door, outside:
         yield link, run
+
+
+def _host_names(allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names that this machine may be called by."""
+    own = socket.gethostname()
+    return (own, own.partition(".")[0], *allowed)
 
 
 def _load_shared() -> None:

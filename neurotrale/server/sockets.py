@@ -8,6 +8,7 @@ the packet.
 
 from __future__ import annotations
 
+import ipaddress
 import mmap
 import os
 import socket
@@ -208,6 +209,13 @@ def _remove_stale_socket(path: Path) -> None:
         f"Another service listens on the socket {path}. Choose another path with"
         " --unix-socket, or stop that service."
     )
+
+
+def is_on_loopback(listening: socket.socket) -> bool:
+    """Return whether a socket has a loopback address, so that others reach it through a browser."""
+    if listening.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    return ipaddress.ip_address(listening.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def url_of(listening: socket.socket, host: str) -> str:

@@ -22,7 +22,16 @@ from neurotrale.settings.setting import (
     different_files,
     excludes,
 )
-from neurotrale.settings.shared import LOCK, LOG_LEVEL, SHARE, parse_host, parse_origins
+from neurotrale.settings.shared import (
+    LOCK,
+    LOG_LEVEL,
+    SHARE,
+    parse_base_path,
+    parse_host,
+    parse_hosts,
+    parse_origins,
+    parse_proxies,
+)
 
 GuardMode = Literal["browser", "all", "off"]
 CompressMode = Literal["auto", "none", "gzip", "zstd"]
@@ -106,11 +115,32 @@ UI = Setting[Path | None](
     "Directory of a built NeuroTrALE UI, which is served at /ui/.",
     variable="NEUROTRALE_UI",
 )
-CORS_ORIGINS = Setting(
-    "cors-origins", ("*",), Parsed("ORIGINS", parse_origins),
-    "Origins of web pages that may call the service: '*' or a comma-separated list.",
-    "Viewers run on pages of any origin, including your own builds.",
-    variable="NEUROTRALE_CORS_ORIGINS", default_text="*",
+CORS_ORIGINS = Setting[tuple[str, ...] | None](
+    "cors-origins", None, Parsed("ORIGINS", parse_origins),
+    "Origins of web pages that may read and write: '*' for all, or a comma-separated list.",
+    "Any page may show the data; without tokens, only those of the same host and of localhost may"
+    " also change them.",
+    variable="NEUROTRALE_CORS_ORIGINS", default_text="all read, those of the same host write",
+)
+ALLOWED_HOSTS = Setting[tuple[str, ...]](
+    "allowed-hosts", (), Parsed("HOSTS", parse_hosts),
+    "Host names, separated by commas, by which a service on a loopback address may be called,"
+    " besides localhost and the name of this machine.",
+    "Any page can have a name that leads to this machine; with tokens this does not matter.",
+    variable="NEUROTRALE_ALLOWED_HOSTS", default_text="none",
+)
+TRUSTED_PROXY = Setting[tuple[str, ...]](
+    "trusted-proxy", (), Parsed("ADDRESSES", parse_proxies),
+    "Proxies, separated by commas, whose X-Forwarded or Forwarded headers name the client:"
+    " addresses, networks or host names, or 'unix' for those on the Unix socket.",
+    "With a proxy in front, so that history and log have the addresses of people.",
+    variable="NEUROTRALE_TRUSTED_PROXY", default_text="none",
+)
+BASE_PATH = Setting(
+    "base-path", "", Parsed("PATH", parse_base_path),
+    "Path that a proxy in front keeps before all others, such as /lab/brains.",
+    "Not needed for a proxy that removes the path: all links are relative.",
+    variable="NEUROTRALE_BASE_PATH", default_text="none",
 )
 MAX_BODY_MB = Setting(
     "max-body-mb", 1024, Integer(1, 1_000_000), "Largest accepted annotation file, in MiB.",
@@ -174,8 +204,9 @@ ACCESS_LOG = Setting(
 
 SERVICE: tuple[Setting[Any], ...] = (
     HOST, PORT, UNIX_SOCKET, WORKERS, THREADS, CONNECTIONS, QUEUE, READ_ONLY, FOLLOW_SYMLINKS,
-    TOKEN_FILE, UI, CORS_ORIGINS, MAX_BODY_MB, LOCK_TIMEOUT, LOCK, SHARE, GUARD, COMPRESS,
-    CHUNK_CACHE, STALL_TIMEOUT, DRAIN_TIMEOUT, READY_FILE, SERVICE_LOG_LEVEL, ACCESS_LOG,
+    TOKEN_FILE, UI, CORS_ORIGINS, ALLOWED_HOSTS, TRUSTED_PROXY, BASE_PATH, MAX_BODY_MB,
+    LOCK_TIMEOUT, LOCK, SHARE, GUARD, COMPRESS, CHUNK_CACHE, STALL_TIMEOUT, DRAIN_TIMEOUT,
+    READY_FILE, SERVICE_LOG_LEVEL, ACCESS_LOG,
 )
 # fmt: on
 

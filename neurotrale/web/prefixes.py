@@ -1,8 +1,8 @@
-"""Prefixes of paths: ``/token/{token}/as/{session}/voxels/``, each of them optional, in this order.
+"""Prefixes of paths: ``{base}/token/{token}/as/{session}/voxels/``, each optional, in this order.
 
 A prefix works with every viewer: whatever a client does to a URL happens behind it, and all links
 of the service are relative, so they stay behind it too. What is behind the prefixes is routed; the
-environment says what they were.
+environment says what they were. The base is a path that a proxy in front of the service keeps.
 """
 
 from __future__ import annotations
@@ -28,8 +28,12 @@ BEHIND_TOKEN = "neurotrale.behind_token"
 IS_BARE = "neurotrale.is_bare_prefix"
 """Key of the WSGI environment for whether nothing follows the prefixes, not even a slash."""
 
+BASE_PATH = "neurotrale.base_path"
+"""Key of the WSGI environment for the path that a proxy has in front of the service; absent if
+none."""
+
 ANY_PREFIX = re.compile("/+(?:token|as|voxels)/")
-"""What a path begins with that may have prefixes: few have, so others are not looked at."""
+"""What a path begins with that may have one of the prefixes behind the base."""
 
 _TOKEN = re.compile("/+token/+([^/]+)")
 _SESSION = re.compile(f"/+as/+({SESSION_PATTERN})(?=/|$)")
@@ -42,11 +46,23 @@ class Prefixes:
     Args:
         data_root: The data root, in which a directory ``voxels`` is served as such.
         tokens: Whether the service asks for tokens; else ``token`` is an ordinary name.
+        base_path: A path that a proxy keeps in front of all others, as in ``/lab/brains``; "" for
+            none. Paths without it are served as they are, for whoever comes without the proxy.
+
+    Attributes:
+        pattern: What a path begins with that may have prefixes: few have, so others are not
+            looked at.
     """
 
-    def __init__(self, data_root: DataRoot, *, tokens: bool) -> None:
+    def __init__(self, data_root: DataRoot, *, tokens: bool, base_path: str = "") -> None:
         self.data_root = data_root
         self.tokens = tokens
+        self.base_path = base_path
+        base = re.escape(base_path).replace("/", "/+")
+        self._base = re.compile(f"{base}(?=/|$)") if base_path else None
+        self.pattern = (
+            re.compile(f"{ANY_PREFIX.pattern}|{base}(?:/|$)") if base_path else ANY_PREFIX
+        )
 
     def strip(self, req: Request) -> None:
         """Strip the prefixes from the path of a request, and note them in its environment.
@@ -58,6 +74,9 @@ class Prefixes:
         """
         path, env, end = req.path, req.env, 0
         given = []
+        if self._base is not None and (base := self._base.match(path)):
+            env[BASE_PATH] = env.get(BASE_PATH, "") + self.base_path
+            end = base.end()
         while self.tokens and (match := _TOKEN.match(path, end)):
             given.append(match[1])
             end = match.end()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -189,6 +189,7 @@ def index_page(
     ui: bool = False,
     may_write: bool = False,
     outer: str = "./",
+    refused: Sequence[str] = (),
 ) -> Iterator[str]:
     """Render the index page, piece by piece.
 
@@ -199,6 +200,7 @@ def index_page(
         ui: Whether a second user interface is hosted.
         may_write: Whether the user has write access.
         outer: Relative URL from the page to the root of the service outside of any session.
+        refused: Origins of web pages whose saves were refused.
     """
     names = set(datasets)
     others = (entry for entry in entries if not (entry.is_directory and entry.name in names))
@@ -214,6 +216,7 @@ def index_page(
         ui=ui,
         may_write=may_write,
         outer=outer,
+        refused=refused,
     )
 
 

@@ -120,11 +120,13 @@ class RestoreResource(_FileResource):
             `revision` restores the whole file to its state after that change. `id` restores only
             that annotation (without `revision`, to its state before its last change). `removed`
             restores every annotation that was removed (since `since`) and keeps the present ones.
-            The restore is itself recorded as a change.
+            The restore is itself recorded as a change. The request has a Content-Type that no form
+            can send; its body is ignored.
         tags: [History]
         parameters:
             [Dataset, Block, Leaf, Position, OptionalRevision, OptionalId, Removed, Since, IfMatch]
-        responses: {200: Stored, 201: Stored, 409: Conflict}
+        requestBody: {required: true, content: {application/json: {schema: {type: object}}}}
+        responses: {200: Stored, 201: Stored, 409: Conflict, 415: UnsupportedMediaType}
         """
         revision, id_ = _number(req, "revision"), optional_id(req)
         removed = req.get_param_as_bool("removed", blank_as_true=True) or False
