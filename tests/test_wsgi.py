@@ -32,7 +32,7 @@ TEXT = b"".join(b"line %d\n" % number for number in range(500))
 BLOCK = "/gzip/annotations/x0y0z0"
 FILE = f"{BLOCK}/fibers.json"
 LAYERS = "/gzip/annotations/layers"
-ORIGIN = {"Origin": "https://viewer.example.org"}
+ORIGIN = {"Origin": "http://localhost:8080"}
 RANGE = {"Range": "bytes=10-99"}
 SECRET = "a-token-that-may-look.0123456789abc"
 

@@ -15,11 +15,10 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from neurotrale.settings.shared import UNIX, is_network
-from neurotrale.web.origins import host_of
+from neurotrale.web.origins import host_of, ip_address_of
 from neurotrale.web.prefixes import BASE_PATH
 
 log = logging.getLogger(__name__)
@@ -31,9 +30,9 @@ _UNIX_PEERS = frozenset({"", "localhost"})
 RESOLVED_AGAIN_S = 30.0
 
 _PREFIX = re.compile(r"(?:/[\w.~-]+)+", re.ASCII)
-_PAIR = re.compile(r'\s*([\w!#$%&\'*+.^`|~-]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)\s*', re.ASCII)
-_BETWEEN_ELEMENTS = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)')
-_BETWEEN_PAIRS = re.compile(r';(?=(?:[^"]*"[^"]*")*[^"]*$)')
+_PAIR = re.compile(
+    r'\s*(?:([\w!#$%&\'*+.^`|~-]+)=("(?:[^"\\]|\\.)*"|[^\s;,"]*)\s*)?([;,]|\Z)', re.ASCII
+)
 _WITH_PORT = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::\d+)?|([0-9.]+):\d+")
 _LONGEST = 8192
 
@@ -112,7 +111,7 @@ class TrustedProxies:
     def _is_trusted(self, peer: str) -> bool:
         if peer in _UNIX_PEERS:
             return self._unix
-        address = _address(peer)
+        address = ip_address_of(peer)
         if address is None:
             return False
         return any(address in one for one in (*self._fixed, *self._networks_of_names()))
@@ -140,25 +139,16 @@ def _look_up(name: str) -> list[_Network]:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError:  # it may not be running yet
         return []
-    addresses = [a for a in (_address(str(entry[4][0])) for entry in found) if a is not None]
+    addresses = [a for a in (ip_address_of(str(entry[4][0])) for entry in found) if a is not None]
     # This machine connects to itself from another address than the one that its name may have.
     local = ("127.0.0.0/8", "::1") if any(one.is_loopback for one in addresses) else ()
     return [ipaddress.ip_network(one) for one in (*map(str, addresses), *local)]
 
 
-@lru_cache(1024)
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
-
-
 def _client_in(text: str) -> str:
     """Return the address in an entry, which may have a port; "" if it has none."""
     match = _WITH_PORT.fullmatch(text.strip())
-    address = _address((match[1] or match[2]) if match else text.strip())
+    address = ip_address_of((match[1] or match[2]) if match else text.strip())
     return "" if address is None else str(address)
 
 
@@ -184,14 +174,19 @@ def _standard_hops(header: str) -> list[_Hop]:
     """Parse ``Forwarded``; of a malformed one nothing is believed."""
     if not header or len(header) > _LONGEST:
         return []
-    hops = []
-    for element in _BETWEEN_ELEMENTS.split(header):
-        matches = [_PAIR.fullmatch(pair) for pair in _BETWEEN_PAIRS.split(element)]
-        values = {match[1].lower(): _unquoted(match[2]) for match in matches if match}
-        if None in matches:
+    hops, values, at, separator = [], dict[str, str](), 0, ";"
+    while separator:
+        match = _PAIR.match(header, at)
+        if match is None:
             return []
-        client = _client_in(values.get("for", ""))
-        hops.append(_Hop(client, values.get("host", ""), values.get("proto", "").lower()))
+        name, value, separator = match.groups(default="")
+        if name:
+            values[name.lower()] = _unquoted(value)
+        if separator != ";":
+            client = _client_in(values.get("for", ""))
+            hops.append(_Hop(client, values.get("host", ""), values.get("proto", "").lower()))
+            values = {}
+        at = match.end()
     return hops
 
 

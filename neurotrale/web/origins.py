@@ -62,24 +62,27 @@ def host_of(authority: str) -> str:
     if match is None:
         return ""
     name = match[1].lower().removesuffix(".")
-    try:
-        return str(ipaddress.ip_address(name.strip("[]")))
-    except ValueError:
-        return "" if name.startswith("[") else name
+    address = ip_address_of(name.strip("[]"))
+    if address is not None:
+        return str(address)
+    return "" if name.startswith("[") else name
 
 
-def _is_address(host: str) -> bool:
+@lru_cache(1024)
+def ip_address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return an IP address, that of IPv4 where it is written as one of IPv6; None if it is none."""
     try:
-        ipaddress.ip_address(host)
+        address = ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def _is_loopback(host: str) -> bool:
     if host == "localhost" or host.endswith(".localhost"):  # browsers look neither up
         return True
-    return _is_address(host) and ipaddress.ip_address(host).is_loopback
+    address = ip_address_of(host)
+    return address is not None and address.is_loopback
 
 
 class KnownHosts:
@@ -103,7 +106,7 @@ class KnownHosts:
         if asked is None:
             return
         host = host_of(asked)
-        if host in self.names or _is_loopback(host) or _is_address(host):
+        if host in self.names or _is_loopback(host) or ip_address_of(host) is not None:
             return
         name = host or "NAME"
         self._warnings.tell(
