@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import requests
+from playwright.sync_api import sync_playwright
 
 from neurotrale.web.origins import host_of
+from neurotrale.web.pages import index_page
 from tests.conftest import Service, StartService
 from tests.datasets import ANNOTATIONS, write_dataset
 from tests.processes import eventually, neurotrale, running
 from tests.test_http import Answer, ask, assert_problem, compose, exchange, read_answer
+from tests.test_proxied_viewer import program
 
 FIBERS = "/brain/annotations/x0y0z0/fibers.json"
 ELSEWHERE = "https://viewer.example"
@@ -206,31 +212,33 @@ def test_asterisk_that_is_given_lets_every_page_write(
 
 
 def test_page_that_is_named_may_write_and_is_refused_no_more(
-    tmp_path: Path, start_service: StartService
+    service: Service, start_service: StartService
 ) -> None:
-    write_dataset(tmp_path / "data" / "brain")
-    service = start_service(tmp_path / "data")
-    assert "were refused" not in ask(service, "/").body.decode()
-    for origin in (ELSEWHERE, ELSEWHERE, "http://other.example:8080", "null"):
+    named, other = "https://named.example", "http://other.example:8080"
+    for origin in (named, named, other):
         assert write(service, "put", {"Origin": origin}).status == 403
     page = ask(service, "/").body.decode()
-    for origin in (ELSEWHERE, "http://other.example:8080"):
+    for origin in (named, other):
         assert page.count(f"Saves from {origin} were refused") == 1
         assert f"--cors-origins {origin}<" in page
-    assert "Saves from pages that tell no origin were refused" in page
-    service.stop()
 
-    service = start_service(tmp_path / "data", "--cors-origins", f"{ELSEWHERE},http://b.example")
-    assert write(service, "put", {"Origin": ELSEWHERE}).status == 200
-    assert "put" in preflight(service, ELSEWHERE).listed("Access-Control-Allow-Methods")
-    refused = write(service, "put", {"Origin": "http://other.example:8080"})
+    started = start_service(service.root, "--cors-origins", f"{named},http://b.example")
+    assert write(started, "put", {"Origin": named}).status == 200
+    assert "put" in preflight(started, named).listed("Access-Control-Allow-Methods")
+    refused = write(started, "put", {"Origin": other})
     assert refused.status == 403
     # What is allowed already stays allowed.
-    whole = f"--cors-origins {ELSEWHERE},http://b.example,http://other.example:8080"
+    whole = f"--cors-origins {named},http://b.example,{other}"
     assert whole in json.loads(refused.body)["description"]
-    page = ask(service, "/").body.decode()
-    assert ELSEWHERE not in page
-    assert "Saves from http://other.example:8080 were refused" in page
+    page = ask(started, "/").body.decode()
+    assert f"Saves from {named} " not in page
+    assert f"Saves from {other} were refused" in page
+
+
+def test_first_page_tells_of_pages_without_an_origin() -> None:
+    page = "".join(index_page([], [], refused=["null"]))
+    assert "Saves from pages that tell no origin were refused" in page
+    assert "--cors-origins &#39;*&#39;" in page or "--cors-origins '*'" in page
 
 
 def test_refusal_is_in_the_log_once_with_the_option_to_set(service: Service) -> None:
@@ -407,6 +415,15 @@ def test_service_on_all_addresses_is_called_by_any_name(open_service: Service) -
     assert write(open_service, "put", {**same, "Origin": ELSEWHERE}).status == 403
 
 
+@pytest.mark.long
+def test_service_on_all_addresses_is_called_by_the_names_that_are_given(
+    root: Path, start_service: StartService
+) -> None:
+    service = start_service(root, "--host", "0.0.0.0", "--allowed-hosts", NAME)
+    for host, status in ((NAME, 200), ("127.0.0.1", 200), (OWN, 200), ("viewer.example", 403)):
+        assert ask(service, "/brain/info", {"Host": host}).status == status
+
+
 def test_request_through_a_unix_socket_is_answered_by_any_name(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     with running(neurotrale("serve", root, "--unix-socket", path, "--workers", "1")):
@@ -443,3 +460,78 @@ def test_request_through_a_unix_socket_is_answered_by_any_name(root: Path, tmp_p
 )
 def test_host_of_an_authority_has_one_spelling(authority: str, host: str) -> None:
     assert host_of(authority) == host
+
+
+# --- in a browser ---
+
+SAVE = """async ([url, body]) => {
+    try {
+        const answer = await fetch(url, {method: "PUT", body})
+        return answer.status
+    } catch (error) {
+        return String(error)
+    }
+}"""
+SUBMIT = """([url, kind]) => {
+    const form = document.createElement("form")
+    Object.assign(form, {method: "post", action: url, enctype: kind})
+    document.body.append(form)
+    form.submit()
+}"""
+
+
+@pytest.fixture
+def other_port(tmp_path: Path) -> Iterator[int]:
+    """The port of a server of pages that is not the service."""
+    (tmp_path / "index.html").write_text("<!DOCTYPE html><title>viewer</title><body></body>")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.mark.browser
+def test_browser_lets_pages_of_this_host_save_and_no_others(
+    service: Service, other_port: int
+) -> None:
+    url, body = f"http://127.0.0.1:{service.port}{FIBERS}", json.dumps(ANNOTATIONS)
+    rules = f"MAP viewer.example 127.0.0.1,MAP {NAME} 127.0.0.1"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=program("chromium"),
+            headless=True,
+            args=["--no-sandbox", f"--host-resolver-rules={rules}"],
+        )
+        page = browser.new_page()
+
+        page.goto(f"http://127.0.0.1:{other_port}/")
+        assert page.evaluate(SAVE, [url, body]) == 200
+        page.goto(f"http://localhost:{other_port}/")
+        assert page.evaluate(SAVE, [url, body]) == 200
+        page.goto(f"http://{NAME}:{other_port}/")  # opened by the name of a remote machine
+        by_name = url.replace("127.0.0.1", NAME)
+        assert page.evaluate(SAVE, [by_name, body]) == 200
+
+        before = state(service.root)
+        page.goto(f"http://viewer.example:{other_port}/")
+        assert "Failed to fetch" in page.evaluate(SAVE, [url, "[]"])
+        for kind in ("text/plain", "multipart/form-data", "application/x-www-form-urlencoded"):
+            page.goto(f"http://viewer.example:{other_port}/")
+            with page.expect_navigation():
+                page.evaluate(SUBMIT, [f"{url}/restore?revision=0", kind])
+            assert "Not allowed" in page.content()
+        # The name of the page leads to the service now.
+        answer = page.goto(f"http://viewer.example:{service.port}/")
+        assert answer is not None
+        assert answer.status == 403
+        page.route("**/before", lambda route: route.fulfill(body="x", content_type="text/html"))
+        page.goto(f"http://viewer.example:{service.port}/before")
+        # The service refuses it, or Chromium does itself, for a page that came from elsewhere.
+        assert page.evaluate(SAVE, [FIBERS, "[]"]) in (403, "TypeError: Failed to fetch")
+        assert state(service.root) == before
+
+        page.goto(f"http://127.0.0.1:{service.port}/")
+        told = page.get_by_role("alert").filter(has_text=f"viewer.example:{other_port}")
+        assert "were refused" in told.inner_text()
+        browser.close()

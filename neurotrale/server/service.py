@@ -79,8 +79,8 @@ class ServeSettings:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         unix_socket: Listen on this socket instead; only its owner may connect.
-        allowed_hosts: Names that a service on a loopback address may be called by, besides
-            localhost and that of this machine.
+        allowed_hosts: Names that the service may be called by, besides localhost and that of this
+            machine; if there are none, those count only for a service on a loopback address.
         trusted_proxy: Addresses, networks and names of proxies whose word for the client counts.
         workers: The number of worker processes.
         limits: The limits of each worker.
@@ -141,7 +141,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
     ):
         tokens = watch.tokens if watch else None
         writer = None if link is None else RemoteWriter(link, PARKED_BYTES)
-        names = _host_names(settings.allowed_hosts) if is_on_loopback(listening) else None
+        names = _host_names(settings, listening)
         app: Application = create_app(
             replace(settings.app, shelf=shelf, host_names=names), tokens, writer
         )
@@ -213,10 +213,13 @@ def _one_writer(
         yield link, run
 
 
-def _host_names(allowed: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names that this machine may be called by."""
+def _host_names(settings: ServeSettings, listening: socket.socket) -> tuple[str, ...] | None:
+    """Return the names that the service may be called by; None for any."""
+    is_asked = is_on_loopback(listening) or settings.allowed_hosts
+    if settings.unix_socket is not None or not is_asked:
+        return None
     own = socket.gethostname()
-    return (own, own.partition(".")[0], *allowed)
+    return (own, own.partition(".")[0], *settings.allowed_hosts)
 
 
 def _load_shared() -> None:

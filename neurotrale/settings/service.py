@@ -124,9 +124,9 @@ CORS_ORIGINS = Setting[tuple[str, ...] | None](
 )
 ALLOWED_HOSTS = Setting[tuple[str, ...]](
     "allowed-hosts", (), Parsed("HOSTS", parse_hosts),
-    "Host names, separated by commas, by which a service on a loopback address may be called,"
-    " besides localhost and the name of this machine.",
-    "Any page can have a name that leads to this machine; with tokens this does not matter.",
+    "Host names, separated by commas, by which the service may be called without a token, besides"
+    " localhost and that of this machine; except on loopback addresses any, if none is given.",
+    "Any web page can have a name that leads to this machine.",
     variable="NEUROTRALE_ALLOWED_HOSTS", default_text="none",
 )
 TRUSTED_PROXY = Setting[tuple[str, ...]](
