@@ -75,7 +75,7 @@ OPTIONS = (
         "--cors-origins",
         "NEUROTRALE_CORS_ORIGINS",
         None,
-        "https://a.example, http://localhost:8080/",
+        "https://A.example, http://localhost:8080/",
         ("https://a.example", "http://localhost:8080"),
         ("a.example", "https://", "ftp://a.example", "https://a.example/page", "*,https://b", ","),
     ),

@@ -233,10 +233,11 @@ def test_page_that_is_named_may_write_and_is_refused_no_more(
     page = ask(started, "/").body.decode()
     assert f"Saves from {named} " not in page
     assert f"Saves from {other} were refused" in page
+    assert f"{whole}<" in page
 
 
 def test_first_page_tells_of_pages_without_an_origin() -> None:
-    page = "".join(index_page([], [], refused=["null"]))
+    page = "".join(index_page([], [], refused={"null": "'*'"}))
     assert "Saves from pages that tell no origin were refused" in page
     assert "--cors-origins &#39;*&#39;" in page or "--cors-origins '*'" in page
 

@@ -227,6 +227,17 @@ def test_page_of_the_host_of_the_proxy_may_write(service: Service, origin: str) 
     assert "--cors-origins https://other.example" in refused.json()["description"]
 
 
+@pytest.mark.parametrize("name", ["X-Forwarded-Host", "Forwarded"])
+def test_page_whose_name_leads_here_cannot_claim_to_come_through_a_proxy(
+    service: Service, name: str
+) -> None:
+    """Its browser connects from this machine, as the proxy does."""
+    claim = {name: "localhost" if name == "X-Forwarded-Host" else "host=localhost"}
+    headers = {"Host": "other.example", "Sec-Fetch-Site": "same-origin", **claim}
+    for method in ("GET", "PUT"):
+        assert ask(service, f"/{FIBERS}", headers, method=method, body=b"[]").status == 403
+
+
 def test_proxy_on_a_unix_socket_is_believed_and_one_in_the_network_is_not(
     service: Service, tmp_path: Path
 ) -> None:

@@ -15,10 +15,11 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from neurotrale.settings.shared import UNIX, is_network
-from neurotrale.web.origins import host_of, ip_address_of
+from neurotrale.web.origins import HOST_TO_PROXY, host_of, ip_address_of
 from neurotrale.web.prefixes import BASE_PATH
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class TrustedProxies:
         fixed = [one for one in proxies if is_network(one)]
         self._fixed = [ipaddress.ip_network(one, strict=False) for one in fixed]
         self._names = [one for one in proxies if one != UNIX and one not in fixed]
-        self._resolved: list[_Network] = []
+        self._resolved: dict[str, list[_Network]] = {}
         self._resolve_at = 0.0
         self._has_warned = False
 
@@ -92,7 +93,7 @@ class TrustedProxies:
         if hops:
             hop = hops[-max(passed, 1)]
             if host_of(hop.host):
-                env["HTTP_HOST"] = hop.host
+                env[HOST_TO_PROXY], env["HTTP_HOST"] = env.get("HTTP_HOST"), hop.host
             if hop.scheme in ("http", "https"):
                 env["wsgi.url_scheme"] = hop.scheme
         prefix = env.get("HTTP_X_FORWARDED_PREFIX", "").rstrip("/")
@@ -116,13 +117,15 @@ class TrustedProxies:
             return False
         return any(address in one for one in (*self._fixed, *self._networks_of_names()))
 
-    def _networks_of_names(self) -> Sequence[_Network]:
+    def _networks_of_names(self) -> Iterable[_Network]:
         """Return the addresses of the host names, which are looked up again now and then."""
         now = time.monotonic()
         if self._names and now >= self._resolve_at:
             self._resolve_at = now + RESOLVED_AGAIN_S
-            self._resolved = [network for name in self._names for network in _look_up(name)]
-        return self._resolved
+            # A name that cannot be looked up keeps what it had.
+            found = {name: _look_up(name) or self._resolved.get(name, []) for name in self._names}
+            self._resolved = found
+        return chain.from_iterable(self._resolved.values())
 
     def _warn_of_contradiction(self, peer: str) -> None:
         if not self._has_warned:

@@ -40,9 +40,13 @@ def parse_host(text: str) -> str:
     return text
 
 
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(item.strip() for item in text.lower().split(",")))
+
+
 def parse_origins(text: str) -> tuple[str, ...]:
     """Parse ``*`` or a comma-separated list of origins."""
-    result = tuple(dict.fromkeys(item.strip().rstrip("/") for item in text.split(",")))
+    result = tuple(item.rstrip("/") for item in _list(text))
     if result == ("*",):
         return result
     for origin in result:
@@ -70,10 +74,6 @@ def is_network(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _list(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(item.strip() for item in text.lower().split(",")))
 
 
 def parse_hosts(text: str) -> tuple[str, ...]:

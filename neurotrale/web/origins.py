@@ -85,6 +85,10 @@ def _is_loopback(host: str) -> bool:
     return address is not None and address.is_loopback
 
 
+HOST_TO_PROXY = "neurotrale.host_to_proxy"
+"""Key of the WSGI environment for the ``Host`` that a proxy sent, if it named another one."""
+
+
 class KnownHosts:
     """The names by which a service that listens on a loopback address may be called.
 
@@ -102,10 +106,12 @@ class KnownHosts:
         Raises:
             ReadOnlyError: The host is not known.
         """
-        asked = req.env.get("HTTP_HOST")
-        if asked is None:
-            return
-        host = host_of(asked)
+        # A page may claim to come through a proxy: what it was itself called by counts, too.
+        for asked in (req.env.get("HTTP_HOST"), req.env.get(HOST_TO_PROXY)):
+            if asked is not None:
+                self._check(host_of(asked))
+
+    def _check(self, host: str) -> None:
         if host in self.names or _is_loopback(host) or ip_address_of(host) is not None:
             return
         name = host or "NAME"
@@ -158,7 +164,7 @@ class WritingPages:
         origin = (req.env.get("HTTP_ORIGIN") or "").lower()
         match = _ORIGIN.fullmatch(origin)
         origin = origin if match else "null"
-        allowed = ",".join((*self.named, origin)) if match and "http" in match[1] else "'*'"
+        allowed = self.allowing(origin)
         pages = f"pages of {origin}" if match else "pages that tell no origin (null)"
         host = host_of(req.env.get("HTTP_HOST", "")) or "none"
         if self._warnings.tell(
@@ -175,10 +181,18 @@ class WritingPages:
             f" {host}. Whoever runs it can allow them with --cors-origins {allowed}."
         )
 
-    def refused_lately(self) -> list[str]:
-        """Return the origins whose pages were refused and still would be, the latest first."""
-        origins = (one for one in self.refusals.origins() if one not in self.named)
-        return list(origins)[:MOST_SHOWN]
+    def allowing(self, origin: str) -> str:
+        """Return the value of ``--cors-origins`` that allows an origin, besides those allowed."""
+        is_site = origin.startswith(("http://", "https://"))
+        return ",".join((*self.named, origin)) if is_site else "'*'"
+
+    def refused_lately(self) -> dict[str, str]:
+        """Return the origins that were refused and still would be, each with what would allow it.
+
+        The latest is first.
+        """
+        origins = [one for one in self.refusals.origins() if one not in self.named]
+        return {origin: self.allowing(origin) for origin in origins[:MOST_SHOWN]}
 
 
 def grants_to(origins: str | Sequence[str]) -> CORSMiddleware[Any, Any]:

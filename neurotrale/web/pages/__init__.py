@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -189,7 +189,7 @@ def index_page(
     ui: bool = False,
     may_write: bool = False,
     outer: str = "./",
-    refused: Sequence[str] = (),
+    refused: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Render the index page, piece by piece.
 
@@ -200,7 +200,8 @@ def index_page(
         ui: Whether a second user interface is hosted.
         may_write: Whether the user has write access.
         outer: Relative URL from the page to the root of the service outside of any session.
-        refused: Origins of web pages whose saves were refused.
+        refused: Origins of web pages whose saves were refused, each with the value of the option
+            that would allow it.
     """
     names = set(datasets)
     others = (entry for entry in entries if not (entry.is_directory and entry.name in names))
@@ -216,7 +217,7 @@ def index_page(
         ui=ui,
         may_write=may_write,
         outer=outer,
-        refused=refused,
+        refused=refused or {},
     )
 
 

@@ -98,7 +98,7 @@ class IndexResource:
             ui=self.ui,
             may_write=may_write,
             outer=outer_href(req),
-            refused=() if self.pages is None else self.pages.refused_lately(),
+            refused={} if self.pages is None else self.pages.refused_lately(),
         )
         send_page(req, resp, page)
 
