@@ -86,8 +86,7 @@ OPTIONS = (
     ),
     Option(
         "--trusted-proxy", "NEUROTRALE_TRUSTED_PROXY", (),
-        "127.0.0.1, 10.1.0.0/16,::1,proxy,unix",
-        ("127.0.0.1", "10.1.0.0/16", "::1", "proxy", "unix"),
+        "127.0.0.1, 10.1.0.0/16,::1,Proxy", ("127.0.0.1", "10.1.0.0/16", "::1", "proxy"),
         ("*", "10.1", "10.0.0.0/33", "http://proxy", "proxy:8080", "a b"),
     ),
     Option(

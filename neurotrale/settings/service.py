@@ -26,6 +26,7 @@ from neurotrale.settings.shared import (
     LOCK,
     LOG_LEVEL,
     SHARE,
+    UNIX,
     parse_base_path,
     parse_host,
     parse_hosts,
@@ -217,11 +218,27 @@ def _hides_access_log(values: Values, given: Given) -> bool:
     return values["log_level"] not in ("debug", "info") and bool(values["access_log"])
 
 
+def _trusts_no_socket(values: Values, given: Given) -> bool:
+    is_told = "trusted_proxy" in given and UNIX in values["trusted_proxy"]
+    return is_told and values["unix_socket"] is None
+
+
 SERVICE_RULES = (
     excludes(
         "unix_socket",
         ("host", "port"),
         "--unix-socket replaces the address to listen on: leave out --host and --port.",
+    ),
+    excludes(
+        "allowed_hosts",
+        ("unix_socket", "token_file"),
+        "--allowed-hosts is for a service without tokens in a network: whoever connects to a Unix"
+        " socket or has a token may use any name. Leave it out.",
+    ),
+    Rule(
+        _trusts_no_socket,
+        "--trusted-proxy unix is for a service with --unix-socket: name the address of the proxy,"
+        " or add --unix-socket.",
     ),
     different_files(
         "ready_file",
