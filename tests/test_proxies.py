@@ -277,6 +277,13 @@ def test_pages_and_files_are_behind_the_base_path_and_without_it(service: Servic
     assert ask(service, "/lab/brain/info").status == 404
 
 
+def test_files_are_saved_behind_the_base_path(service: Service) -> None:
+    for path in (f"/lab/brains/{FIBERS}", f"//lab/brains//as/s-AAAAAAAAAAAAAAAA/{FIBERS}"):
+        body = json.dumps(ANNOTATIONS).encode().ljust(2**21)
+        assert ask(service, path, method="PUT", body=body).status == 200
+    assert ask(service, "/lab/brains/brain/info", method="PUT", body=b"{}").status == 405
+
+
 def test_base_path_without_a_slash_leads_to_the_one_with(service: Service) -> None:
     answer = ask(service, "/lab/brains?x=y")
     assert (answer.status, answer.headers["Location"]) == (302, "./brains/?x=y")

@@ -22,9 +22,10 @@ from neurotrale.errors import StartError
 from neurotrale.late import load_all
 from neurotrale.locking.writers import remove_claims
 from neurotrale.server.proxies import Application, TrustedProxies
-from neurotrale.server.sockets import is_on_loopback, open_socket, socket_pair, unix_socket, url_of
+from neurotrale.server.sockets import names_of, open_socket, socket_pair, unix_socket, url_of
 from neurotrale.server.supervisor import SIGNALS, Supervisor
 from neurotrale.server.threads import FileQueues, signals_blocked
+from neurotrale.server.uploads import Uploads
 from neurotrale.server.worker import Limits, run_worker
 from neurotrale.server.writer import Writer, WriterLink
 from neurotrale.settings.service import (
@@ -32,13 +33,16 @@ from neurotrale.settings.service import (
     HOST,
     PORT,
     READY_FILE,
+    SPOOL,
     TRUSTED_PROXY,
     UNIX_SOCKET,
     WORKERS,
 )
 from neurotrale.storage.atomic import replace_file
 from neurotrale.storage.data_root import DataRoot
+from neurotrale.storage.spool import Spool
 from neurotrale.tokens.watch import TokenWatch
+from neurotrale.web.admission import Admission
 from neurotrale.web.app import AppSettings, create_app, create_writer
 
 
@@ -85,6 +89,7 @@ class ServeSettings:
         workers: The number of worker processes.
         limits: The limits of each worker.
         ready_file: Written once the service answers requests, removed when it stops.
+        spool: Where large bodies wait until they are complete; None for the temporary directory.
     """
 
     app: AppSettings
@@ -96,6 +101,7 @@ class ServeSettings:
     workers: int = WORKERS.default
     limits: Limits = field(default_factory=Limits)
     ready_file: Path | None = READY_FILE.default
+    spool: Path | None = SPOOL.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,8 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         The exit code of the process.
 
     Raises:
-        StartError: The data root, the address, the token file or the ready file is not usable.
+        StartError: The data root, the address, the token file, the ready file or the directory for
+            uploads is not usable.
     """
     # Before any thread is started: one that does not block them would be stopped by them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -141,13 +148,23 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
     ):
         tokens = watch.tokens if watch else None
         writer = None if link is None else RemoteWriter(link, PARKED_BYTES)
-        names = _host_names(settings, listening)
-        app: Application = create_app(
-            replace(settings.app, shelf=shelf, host_names=names), tokens, writer
-        )
+        names = names_of(listening, settings.allowed_hosts)
+        web = replace(settings.app, shelf=shelf, host_names=names)
+        app: Application = create_app(web, tokens, writer)
         if settings.trusted_proxy:
             app = TrustedProxies(app, settings.trusted_proxy)
         data_root = DataRoot(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
+        admission = Admission(
+            tokens,
+            writer,
+            settings.app.max_body_bytes,
+            has_ui=settings.app.ui is not None,
+            base_path=settings.app.base_path,
+        )
+        spool = Spool(settings.spool or shelf, data_root)
+        if settings.spool is not None:
+            spool.check()
+        uploads = Uploads(admission.admit, spool, admission.beside)
         _warn_about_hidden_paths(data_root, tokens=settings.app.token_file is not None)
         if settings.ready_file is not None:  # it may be left by a service that died
             settings.ready_file.unlink(missing_ok=True)
@@ -157,7 +174,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         started = Started(url, facts, data_root.root, data_root.datasets(), notes)
         gc.freeze()  # keeps the memory shared that workers have in common with this process
         supervisor = Supervisor(
-            partial(_work, app, listening, settings.limits, link),
+            partial(_work, app, listening, settings.limits, link, uploads),
             settings.workers,
             settings.limits.drain_s + 5,
             prepare=_load_shared,
@@ -176,12 +193,13 @@ def _work(
     listening: socket.socket,
     limits: Limits,
     link: WriterLink | None,
+    uploads: Uploads,
     on_ready: Callable[[], None],
     on_response: Callable[[], None],
 ) -> None:
     if link is not None:
         link.open()
-    run_worker(app, listening, limits, on_ready, on_response, load_all)
+    run_worker(app, listening, limits, on_ready, on_response, load_all, uploads)
 
 
 @contextmanager
@@ -211,15 +229,6 @@ def _one_writer(
 
     with door, outside:
         yield link, run
-
-
-def _host_names(settings: ServeSettings, listening: socket.socket) -> tuple[str, ...] | None:
-    """Return the names that the service may be called by; None for any."""
-    is_asked = is_on_loopback(listening) or settings.allowed_hosts
-    if settings.unix_socket is not None or not is_asked:
-        return None
-    own = socket.gethostname()
-    return (own, own.partition(".")[0], *settings.allowed_hosts)
 
 
 def _load_shared() -> None:

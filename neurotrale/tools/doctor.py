@@ -63,20 +63,23 @@ class Diagnosis:
     advice: str = ""
 
 
-def examine(root: Path, table: Sequence[FileSystem], body_bytes: int) -> list[Diagnosis]:
+def examine(
+    root: Path, table: Sequence[FileSystem], body_bytes: int, spool: Path | None = None
+) -> list[Diagnosis]:
     """Examine everything but the lock.
 
     Args:
         root: The data root.
         table: The mount table.
         body_bytes: Largest accepted annotation file.
+        spool: Where large uploads wait; None for the temporary directory.
     """
     found = [mount_of(root, table), automount(root, table)]
     with scratch_in(root) as scratch:
         if scratch is not None:
             found += [access_lists(scratch), times(scratch)]
-    found += [users(root), openat2(root), *space(root, body_bytes), *who_may_write(root)]
-    return found
+    found += [users(root), openat2(root), *space(root, body_bytes, spool)]
+    return found + who_may_write(root)
 
 
 @contextmanager
@@ -228,17 +231,15 @@ def openat2(root: Path) -> Diagnosis:
     return Diagnosis("openat2", "ok", f"refused ({name}); paths are walked without it")
 
 
-def space(root: Path, body_bytes: int) -> list[Diagnosis]:
+def space(root: Path, body_bytes: int, spool: Path | None) -> list[Diagnosis]:
     """Say how much room there is for uploads and for the data."""
-    spool = Path(tempfile.gettempdir())
+    spool = spool or Path(tempfile.gettempdir())
     free = shutil.disk_usage(spool).free
     fact = f"{_mib(free)} free in {spool}, where large uploads wait"
     found = [Diagnosis("spool", "ok", fact)]
     if free < body_bytes:
-        advice = (
-            f"Uploads of up to {_mib(body_bytes)} are accepted (--max-body-mb): name a directory"
-            " with more room in TMPDIR, and bind it in a container."
-        )
+        most = f"Uploads of up to {_mib(body_bytes)} are accepted (--max-body-mb)"
+        advice = f"{most}, and larger ones wait in the data: make room with --spool or TMPDIR."
         found = [Diagnosis("spool", "note", fact, advice)]
     status = os.statvfs(root)
     free = status.f_bavail * status.f_frsize

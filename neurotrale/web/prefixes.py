@@ -40,6 +40,39 @@ _SESSION = re.compile(f"/+as/+({SESSION_PATTERN})(?=/|$)")
 _VOXELS = re.compile("/+voxels(?=/|$)")
 
 
+def base_pattern(base_path: str) -> re.Pattern[str]:
+    """Return the pattern of a path that a proxy keeps in front of all others; "" is none."""
+    pattern = re.escape(base_path).replace("/", "/+")
+    return re.compile(f"{pattern}(?=/|$)" if base_path else "")
+
+
+def without_prefixes(
+    path: str, base: re.Pattern[str], *, tokens: bool
+) -> tuple[tuple[str, ...], list[str]]:
+    """Strip the prefixes of a path without looking at the data.
+
+    Args:
+        path: The path.
+        base: The `base_pattern`.
+        tokens: Whether the service asks for tokens.
+
+    Returns:
+        The tokens in the path, and what may be behind the prefixes: it is not known here whether
+        ``voxels`` is a directory in the data root.
+    """
+    found = base.match(path)
+    given, end = [], found.end() if found else 0
+    while tokens and (match := _TOKEN.match(path, end)):
+        given.append(match[1])
+        end = match.end()
+    session = _SESSION.match(path, end)
+    ends = [end] if session is None else [session.end()]
+    voxels = None if session is None else _VOXELS.match(path, session.end())
+    if voxels is not None:
+        ends.append(voxels.end())
+    return tuple(given), [path[end:] or "/" for end in ends]
+
+
 class Prefixes:
     """Strips the prefixes of paths.
 
@@ -58,11 +91,9 @@ class Prefixes:
         self.data_root = data_root
         self.tokens = tokens
         self.base_path = base_path
-        base = re.escape(base_path).replace("/", "/+")
-        self._base = re.compile(f"{base}(?=/|$)") if base_path else None
-        self.pattern = (
-            re.compile(f"{ANY_PREFIX.pattern}|{base}(?:/|$)") if base_path else ANY_PREFIX
-        )
+        self._base = base_pattern(base_path)
+        either = f"{ANY_PREFIX.pattern}|{self._base.pattern}"
+        self.pattern = re.compile(either) if base_path else ANY_PREFIX
 
     def strip(self, req: Request) -> None:
         """Strip the prefixes from the path of a request, and note them in its environment.
@@ -74,7 +105,7 @@ class Prefixes:
         """
         path, env, end = req.path, req.env, 0
         given = []
-        if self._base is not None and (base := self._base.match(path)):
+        if self.base_path and (base := self._base.match(path)):
             env[BASE_PATH] = env.get(BASE_PATH, "") + self.base_path
             end = base.end()
         while self.tokens and (match := _TOKEN.match(path, end)):
