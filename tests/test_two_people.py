@@ -171,7 +171,7 @@ def test_deletion_does_not_come_back_with_the_save_of_the_other(
         bob.view["a2"]["point"][0] += 1
         bob.save()
     assert "n1" not in brain.ids()
-    requests.post(f"{brain.url}/restore", params={"removed": "true"})
+    requests.post(f"{brain.url}/restore", json={}, params={"removed": "true"})
     assert "n1" not in brain.ids()  # deleted on purpose
 
 

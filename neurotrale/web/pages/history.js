@@ -57,7 +57,8 @@ function actionButton(text, { method = "POST", path, question, done, kind = "" }
     button.disabled = true;
     say("Please wait.");
     try {
-      const answer = await ask(`${file}/${path}`, { method });
+      const options = method === "POST" ? { headers: { "Content-Type": "application/json" }, body: "{}" } : {};
+      const answer = await ask(`${file}/${path}`, { method, ...options });
       say([done, ...(answer.warnings ?? [])].join(" "));
       await load();
     } catch (error) {

@@ -124,12 +124,14 @@ class RestoreResource(_FileResource):
             restores every annotation that was removed (since `since`) and keeps the present ones.
             `reverted` brings back changes that saves of old copies have undone. `by` or `session`
             undoes what one author did since `since`, and keeps what others did. The restore is
-            itself recorded as a change.
+            itself recorded as a change. The request has a Content-Type that no form can send; its
+            body is ignored.
         tags: [History]
         parameters:
             [Dataset, Block, Leaf, Position, OptionalRevision, OptionalId, Removed, Reverted, By,
              Session, Since, IfMatch]
-        responses: {200: Stored, 201: Stored, 409: Conflict}
+        requestBody: {required: true, content: {application/json: {schema: {type: object}}}}
+        responses: {200: Stored, 201: Stored, 409: Conflict, 415: UnsupportedMediaType}
         """
         context, file = write_context(req), self.files.recorded(name)
         revision, id_ = _number(req, "revision"), optional_id(req)
