@@ -34,6 +34,7 @@ from tests.examples import examples
 from tests.viewers import Tab, float32, pieces_of, save_out_of_order
 
 TYPES = ("axon", "neuron", "glia")
+JSON = {"Content-Type": "application/json"}
 OTHER_SLICES = ("z-0000.json", "z-0002.json")
 
 # As a pipeline wrote it: numbers that no 32-bit float holds, keys that the viewer does not know.
@@ -339,16 +340,18 @@ def test_what_one_person_did_is_undone_and_what_the_other_did_stays(
         succeed("restore", brain.file, "--session", session, "--since", since)
     else:
         parameters = {"session": session, "since": since}
-        assert requests.post(f"{brain.url}/restore", params=parameters).ok
+        assert requests.post(f"{brain.url}/restore", headers=JSON, params=parameters).ok
     content = now(brain)
     assert content["n1"] == FIRST[0] | {"reviewed": True}
     assert "new" not in content
     assert content["a2"] == FIRST[3]
     assert content["a3"]["point"] == [70.0, 2, 3]
     assert label(brain) == ""
-    requests.post(f"{brain.url}/restore", params={"by": "nobody", "since": since})
+    requests.post(f"{brain.url}/restore", headers=JSON, params={"by": "nobody", "since": since})
     assert now(brain) == content
-    requests.post(f"{brain.url}/restore", params={"by": "127.0.0.1", "since": "2000-01-01"})
+    requests.post(
+        f"{brain.url}/restore", headers=JSON, params={"by": "127.0.0.1", "since": "2000-01-01"}
+    )
     assert now(brain)["a3"]["point"] == FIRST[4]["point"]
 
 
@@ -373,7 +376,7 @@ def test_undo_of_one_step_is_no_save_of_an_old_copy(brain: Brain, tabs: tuple[Ta
         ann.view["n1"]["point"][0] = x
         ann.save()
     before = now(brain)
-    answer = requests.post(f"{brain.url}/restore", params={"reverted": "true"})
+    answer = requests.post(f"{brain.url}/restore", headers=JSON, params={"reverted": "true"})
     assert answer.ok
     assert now(brain) == before
 
@@ -440,7 +443,7 @@ def test_what_was_changed_since_it_was_ignored_is_not_offered(brain: Brain) -> N
     ],
 )
 def test_restore_says_what_it_needs(brain: Brain, parameters: dict[str, str], said: str) -> None:
-    answer = requests.post(f"{brain.url}/restore", params=parameters)
+    answer = requests.post(f"{brain.url}/restore", headers=JSON, params=parameters)
     assert said in error_of(answer, 400)
 
 

@@ -87,6 +87,8 @@ def meaning_of(
     is_odd = (is_large and facts.is_partial) or (has_ignored and (is_large or len(body.texts) == 1))
     is_clear = is_clear and not is_odd
     agreed = _agreed(steps)
+    if is_large and facts.is_partial:  # some of it may come from a view that is forgotten
+        agreed = Edit(agreed.added, (), agreed.removed)
     changed = [step.edit.changed for step in steps]
     new = [(*step.edit.added, *step.edit.changed) for step in steps]
     if has_ignored and len(body.texts) == 1:  # or undoes a step of the removal of all that it had
