@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from neurotrale.annotations.journal import Journal, JournalRecord
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.records import JournalRecord
 from neurotrale.locking.locks import make_lock
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset

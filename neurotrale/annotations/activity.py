@@ -11,8 +11,9 @@ from functools import partial
 from pathlib import Path
 
 from neurotrale.annotations.changes import format_time
-from neurotrale.annotations.journal import Journal, JournalEntry
+from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
+from neurotrale.annotations.records import JournalEntry
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.storage.cache import Stamp, VersionedCache
 from neurotrale.storage.names import Parts

@@ -15,11 +15,12 @@ from typing import Literal
 
 import msgspec
 
-from neurotrale.annotations.changes import changes_in
 from neurotrale.annotations.contents import Content, Contents
-from neurotrale.annotations.journal import Journal, JournalRecord
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.records import JournalRecord
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.spelling import Parsed, edited_keys
+from neurotrale.annotations.touched import changes_in
 from neurotrale.annotations.validation import KNOWN_KEYS
 from neurotrale.errors import MissingError, reading
 from neurotrale.storage.directories import directory_at

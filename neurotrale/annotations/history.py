@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from neurotrale.annotations.changes import WriteContext
 from neurotrale.annotations.contents import Content, Contents, document_of
-from neurotrale.annotations.journal import Journal, JournalEntry
+from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.annotations.records import JournalEntry
 from neurotrale.annotations.restore import (
     annotation_in,
     revision_content,

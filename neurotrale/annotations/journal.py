@@ -14,18 +14,21 @@ never took effect; the next writer marks it as aborted. A line torn by a crash i
 
 from __future__ import annotations
 
-import base64
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
-
-import msgspec
 
 from neurotrale.annotations.contents import Content, etag_of
-from neurotrale.annotations.document import Hunk
-from neurotrale.annotations.viewers import NO_NOTES, SaveNotes
+from neurotrale.annotations.records import (
+    ContentState,
+    JournalEntry,
+    JournalRecord,
+    NewRecord,
+    joined_blocks,
+    parse_entry,
+    parse_record,
+)
 from neurotrale.storage.atomic import append, create_file, fsync_directory
 from neurotrale.storage.cache import Stamp
 from neurotrale.storage.directories import directory_of
@@ -38,93 +41,7 @@ from neurotrale.storage.regular import (
     remove_regular,
 )
 
-Operation = Literal["put", "patch", "delete", "restore", "confirm", "outside", "void"]
 _HEAD = b'{"n":'  # of every journal
-
-
-class ContentState(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    """Identifies a content by its size and hash (`neurotrale.annotations.contents.etag_of`)."""
-
-    size: int
-    hash: str
-
-
-_RENAMED = {"held_removals": "held", "newly_held": "kept", "target": "of"}  # in the file
-
-
-class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename=_RENAMED):
-    """A record without its hunks, for listing, searching and comparing.
-
-    Attributes:
-        n: Number of the record in its journal, from 1.
-        at: Time, ISO 8601 in UTC.
-        by: Author: the name that belongs to the token, or the client's address.
-        source: The client's address.
-        op: The operation; ``outside`` records a change that another program made to the file,
-            ``void`` marks an earlier record as aborted.
-        old: The content before; None if the file did not exist.
-        stamp: Version stamp of the file this change replaced; distinguishes it from a
-            byte-identical file written later.
-        new: The content after.
-        added: Ids of added annotations.
-        changed: Ids of changed annotations.
-        removed: Ids of removed annotations.
-        held_removals: Ids of all annotations whose removal is held back after this record.
-        newly_held: Number of removals that this record newly held back.
-        target: The record that a ``void`` marks, or whose state a ``restore`` restored.
-        first: Number of the first of several records that were written together, with one
-            replacement of the file; all of them took effect or none. A ``void`` with it marks all
-            records from there to its target. 0 for a record on its own.
-        intent: The name that the writer gave the request; no other request has it.
-        save: What else is known about the request.
-    """
-
-    n: int
-    at: str
-    op: Operation
-    by: str = ""
-    source: str = ""
-    old: ContentState | None = None
-    stamp: str = ""
-    new: ContentState | None = None
-    added: list[str] = []
-    changed: list[str] = []
-    removed: list[str] = []
-    held_removals: list[str] = []
-    newly_held: int = 0
-    target: int = 0
-    first: int = 0
-    intent: str = ""
-    save: SaveNotes = NO_NOTES
-
-    @property
-    def aborts(self) -> range:
-        """Numbers of the records that this one marks as aborted."""
-        if self.op != "void":
-            return range(0)
-        return range(self.first or self.target, self.target + 1)
-
-
-class JournalRecord(JournalEntry, frozen=True, omit_defaults=True, kw_only=True):
-    """A whole record.
-
-    Attributes:
-        hunks: The hunks of the change: offset in the old content, old text, new text.
-        base64: Whether the texts are base64, because the bytes are not valid UTF-8.
-    """
-
-    hunks: list[tuple[int, str, str]] = []
-    base64: bool = False
-
-    def bytes_hunks(self) -> list[Hunk]:
-        """Return the hunks as bytes."""
-        decode = base64.b64decode if self.base64 else str.encode
-        return [Hunk(at, decode(old), decode(new)) for at, old, new in self.hunks]
-
-
-_encoder = msgspec.json.Encoder()
-_entries = msgspec.json.Decoder(JournalEntry)
-_records = msgspec.json.Decoder(JournalRecord)
 
 
 class Journal:
@@ -160,19 +77,19 @@ class Journal:
                 return last, entry
         return last, None
 
-    def append(self, *records: JournalRecord) -> None:
+    def append(self, *records: NewRecord) -> None:
         """Append records and make them durable.
 
         Raises:
             OSError: The journal is unchanged.
         """
         # A line torn by a writer that died is terminated first; the file is never truncated.
-        lines = b"".join(_encoder.encode(record) + b"\n" for record in records)
-        lines = b"\n" + lines if self._ends_torn() else lines
-        if append(self.path, lines, self.file, _HEAD):
+        first = b"\n" if self._ends_torn() else b""
+        pieces = (piece for record in records for piece in record.line())
+        if append(self.path, joined_blocks(first, pieces), self.file, _HEAD):
             self._follow_with_base()
 
-    def begin(self, records: Sequence[JournalRecord], content: Content | None) -> None:
+    def begin(self, records: Sequence[NewRecord], content: Content | None) -> None:
         """Save the content before the first effective record as the base, and append records.
 
         Args:
@@ -243,14 +160,14 @@ class Journal:
             before: Only records with a smaller number.
         """
         for line in self._lines_backwards():
-            entry = _entry(line)
+            entry = parse_entry(line)
             if entry is not None and (before is None or entry.n < before):
                 yield entry
 
     def records(self) -> Iterator[JournalRecord]:
         """Iterate over the whole records, newest first."""
         for line in self._lines_backwards():
-            record = _record(line)
+            record = parse_record(line)
             if record is not None:
                 yield record
 
@@ -259,7 +176,7 @@ class Journal:
         try:
             with open_companion(self.path, self.file) as journal:
                 for line in journal:
-                    record = _record(line)
+                    record = parse_record(line)
                     if record is not None:
                         yield record
         except FileNotFoundError:
@@ -281,17 +198,3 @@ class Journal:
                 return journal.read(1) != b"\n"
         except FileNotFoundError:
             return False
-
-
-def _entry(line: bytes) -> JournalEntry | None:
-    try:
-        return _entries.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _record(line: bytes) -> JournalRecord | None:
-    try:
-        return _records.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None

@@ -7,7 +7,7 @@ pure function.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -19,22 +19,68 @@ from neurotrale.annotations.fields import merge_annotation
 from neurotrale.annotations.spelling import Parsed, is_edited, is_touched
 
 COMPARISONS = 50_000  # remembered
+PARSED_BYTES = 4 * 2**20  # kept of each content; parsed, they are several times as large
 
 NOTHING_SEEN = Parsed.of(b"{}")
 
 
-class Seen(dict[str, Parsed]):
-    """What a client saw or sent: annotations by id, parsed when they are needed."""
+class Texts(Mapping[str, bytes]):
+    """The bytes of the annotations of a content, by id; each is a copy that is made when needed.
 
-    def __init__(self, document: Document | None) -> None:
+    Args:
+        document: The content; None for one without annotations.
+        load: Returns the content again after `release`; None if that keeps it.
+    """
+
+    def __init__(self, document: Document | None, load: Callable[[], bytes] | None = None) -> None:
+        self._index = None if document is None else document.index
+        self._content = None if document is None else document.content
+        self._load = load
+
+    def __getitem__(self, id_: str) -> bytes:
+        index = self._index
+        if index is None:
+            raise KeyError(id_)
+        start, stop = index.span(index.ids[id_])
+        if self._content is None and self._load is not None:
+            self._content = self._load()
+        assert self._content is not None
+        return self._content[start:stop]
+
+    def __contains__(self, id_: object) -> bool:
+        return self._index is not None and id_ in self._index.ids
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(() if self._index is None else self._index.ids)
+
+    def __len__(self) -> int:
+        return 0 if self._index is None else len(self._index.ids)
+
+    def release(self) -> None:
+        """Free the content until it is needed again."""
+        if self._load is not None:
+            self._content = None
+
+
+class Seen(dict[str, Parsed]):
+    """What a client saw or sent: annotations by id, parsed when they are needed.
+
+    Args:
+        document: What it is; None for nothing.
+        load: See `Texts`.
+    """
+
+    def __init__(self, document: Document | None, load: Callable[[], bytes] | None = None) -> None:
         super().__init__()
-        self._document = document
-        self.texts: dict[str, bytes] = {}
-        if document is not None:
-            self.texts = {id_: document.at(at) for id_, at in document.index.ids.items()}
+        self.texts = Texts(document, load)
+        self._kept_bytes = 0
 
     def __missing__(self, id_: str) -> Parsed:
-        parsed = self[id_] = Parsed.of(self.texts[id_])
+        text = self.texts[id_]
+        parsed = Parsed.of(text)
+        self._kept_bytes += len(text)
+        if self._kept_bytes < PARSED_BYTES:
+            self[id_] = parsed
         return parsed
 
     @property
@@ -160,6 +206,7 @@ def merge_edit(
         untouched = id_ in base.texts and not is_touched(base[id_], present[id_], own=own)
         is_single = id_ not in file.index.repeated
         (removed if untouched and is_single else held).append(id_)
+    base.texts.release()
     content = _rewritten(file, new, set(removed), appended)
     return MergedFile(content, tuple(removed), tuple(held), conflicts, tuple(replaced))
 

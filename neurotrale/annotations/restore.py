@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from neurotrale.annotations.changes import Before, Change, changes_in
+from neurotrale.annotations.changes import Before, Change
 from neurotrale.annotations.contents import Content, document_of
 from neurotrale.annotations.diff import hunks_between
-from neurotrale.annotations.document import Document, NotAnArrayError
-from neurotrale.annotations.journal import Journal, JournalRecord
+from neurotrale.annotations.document import Document
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.pieces import NotAnArrayError
+from neurotrale.annotations.records import JournalRecord
 from neurotrale.annotations.revisions import NoHistoryError, applied_changes, content_at, existed_at
+from neurotrale.annotations.touched import changes_in
 from neurotrale.errors import MissingError
 
 

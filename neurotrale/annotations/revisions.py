@@ -9,7 +9,8 @@ from itertools import islice
 
 from neurotrale.annotations.changes import apply, reversed_hunks
 from neurotrale.annotations.contents import Content, etag_of
-from neurotrale.annotations.journal import Journal, JournalEntry, JournalRecord
+from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.records import JournalEntry, JournalRecord
 from neurotrale.storage.atomic import temporary_path
 from neurotrale.storage.regular import is_regular
 

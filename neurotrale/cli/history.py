@@ -18,8 +18,9 @@ from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.corrections import corrections as corrections_of
 from neurotrale.annotations.document import id_of
 from neurotrale.annotations.history import AnnotationHistory
-from neurotrale.annotations.journal import Journal, JournalEntry
+from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.annotations.records import JournalEntry
 from neurotrale.annotations.revisions import ChangeFilter, touched
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.writes import FileWriter

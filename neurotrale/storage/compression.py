@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import imagecodecs
 else:
     brotli = LazyModule("brotli", "Decompressor", "error")
-    imagecodecs = LazyModule("imagecodecs", "zstd_encode")
+    imagecodecs = LazyModule("imagecodecs", "zstd_decode", "zstd_encode", "ZstdError")
 
 
 # The codings for response bodies, in order of preference.
@@ -56,6 +56,33 @@ def decompress(compressed: bytes, coding: str, max_bytes: int) -> bytes:
         with gzip.GzipFile(fileobj=io.BytesIO(compressed)) as stream:
             return stream.read(max_bytes + 1)
     except (brotli.error, OSError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from error
+
+
+# Smaller contents are not worth it.
+_PACKED_FROM_BYTES = 2**15
+
+
+def pack(content: bytes) -> bytes:
+    """Compress a content that is kept, if it is not small."""
+    if len(content) < _PACKED_FROM_BYTES:
+        return b"-" + content
+    size = len(content).to_bytes(8, "little")
+    return b"+" + size + bytes(imagecodecs.zstd_encode(content, _LEVEL))
+
+
+def unpack(packed: bytes) -> bytes:
+    """Return a content that was packed.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    if packed[:1] == b"-":
+        return packed[1:]
+    try:
+        size = int.from_bytes(packed[1:9], "little")
+        return bytes(imagecodecs.zstd_decode(packed[9:], out=size))
+    except imagecodecs.ZstdError as error:
         raise ValueError(str(error)) from error
 
 

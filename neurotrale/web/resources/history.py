@@ -8,8 +8,8 @@ import falcon
 from falcon import Request, Response
 
 from neurotrale.annotations.history import AnnotationHistory
-from neurotrale.annotations.journal import JournalEntry
 from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.records import JournalEntry
 from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.errors import BadInputError
 from neurotrale.storage.names import AnnotationName

@@ -1,0 +1,189 @@
+"""The records of a journal, and how they are spelled: one line of JSON each."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import msgspec
+
+from neurotrale.annotations.document import Hunk
+from neurotrale.annotations.pieces import PIECE_BYTES, check_utf8, decoded_pieces
+from neurotrale.annotations.viewers import NO_NOTES, SaveNotes
+
+Operation = Literal["put", "patch", "delete", "restore", "confirm", "outside", "void"]
+
+
+class ContentState(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """Identifies a content by its size and hash (`neurotrale.annotations.contents.etag_of`)."""
+
+    size: int
+    hash: str
+
+
+_RENAMED = {"held_removals": "held", "newly_held": "kept", "target": "of"}  # in the file
+
+
+class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, rename=_RENAMED):
+    """A record without its hunks, for listing, searching and comparing.
+
+    Attributes:
+        n: Number of the record in its journal, from 1.
+        at: Time, ISO 8601 in UTC.
+        by: Author: the name that belongs to the token, or the client's address.
+        source: The client's address.
+        op: The operation; ``outside`` records a change that another program made to the file,
+            ``void`` marks an earlier record as aborted.
+        old: The content before; None if the file did not exist.
+        stamp: Version stamp of the file this change replaced; distinguishes it from a
+            byte-identical file written later.
+        new: The content after.
+        added: Ids of added annotations.
+        changed: Ids of changed annotations.
+        removed: Ids of removed annotations.
+        held_removals: Ids of all annotations whose removal is held back after this record.
+        newly_held: Number of removals that this record newly held back.
+        target: The record that a ``void`` marks, or whose state a ``restore`` restored.
+        first: Number of the first of several records that were written together, with one
+            replacement of the file; all of them took effect or none. A ``void`` with it marks all
+            records from there to its target. 0 for a record on its own.
+        intent: The name that the writer gave the request; no other request has it.
+        save: What else is known about the request.
+    """
+
+    n: int
+    at: str
+    op: Operation
+    by: str = ""
+    source: str = ""
+    old: ContentState | None = None
+    stamp: str = ""
+    new: ContentState | None = None
+    added: list[str] = []
+    changed: list[str] = []
+    removed: list[str] = []
+    held_removals: list[str] = []
+    newly_held: int = 0
+    target: int = 0
+    first: int = 0
+    intent: str = ""
+    save: SaveNotes = NO_NOTES
+
+    @property
+    def aborts(self) -> range:
+        """Numbers of the records that this one marks as aborted."""
+        if self.op != "void":
+            return range(0)
+        return range(self.first or self.target, self.target + 1)
+
+
+class JournalRecord(JournalEntry, frozen=True, omit_defaults=True, kw_only=True):
+    """A whole record.
+
+    Attributes:
+        hunks: The hunks of the change: offset in the old content, old text, new text.
+        base64: Whether the texts are base64, because the bytes are not valid UTF-8.
+    """
+
+    hunks: list[tuple[int, str, str]] = []
+    base64: bool = False
+
+    def bytes_hunks(self) -> list[Hunk]:
+        """Return the hunks as bytes."""
+        decode = base64.b64decode if self.base64 else str.encode
+        return [Hunk(at, decode(old), decode(new)) for at, old, new in self.hunks]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRecord:
+    """A record that is to be appended.
+
+    Attributes:
+        entry: The record without its hunks.
+        hunks: The hunks, whose text is made when it is written.
+    """
+
+    entry: JournalEntry
+    hunks: Sequence[Hunk] = ()
+
+    def but(self, **changes: Any) -> NewRecord:
+        """Return this record with some attributes changed."""
+        return NewRecord(msgspec.structs.replace(self.entry, **changes), self.hunks)
+
+    def line(self) -> Iterator[bytes]:
+        """Iterate over the pieces of its line: a `JournalRecord` as JSON."""
+        head = _encoder.encode(self.entry)
+        if not self.hunks:
+            yield head + b"\n"
+            return
+        is_text = all(_is_text(hunk.old) and _is_text(hunk.new) for hunk in self.hunks)
+        texts = _as_text if is_text else _as_base64
+        yield head[:-1] + _HUNKS
+        for number, hunk in enumerate(self.hunks):
+            yield b"%s[%d," % (b"," if number else b"", hunk.at)
+            yield from texts(hunk.old)
+            yield b","
+            yield from texts(hunk.new)
+            yield b"]"
+        yield b"]}\n" if is_text else b'],"base64":true}\n'
+
+
+_HUNKS = b',"hunks":['
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        check_utf8(content)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _as_text(content: bytes) -> Iterator[bytes]:
+    yield b'"'
+    for text in decoded_pieces(content):
+        yield _encoder.encode(text)[1:-1]
+    yield b'"'
+
+
+def _as_base64(content: bytes) -> Iterator[bytes]:
+    yield b'"'
+    step = PIECE_BYTES // 3 * 3  # so that no piece but the last is padded
+    for at in range(0, len(content), step):
+        yield base64.b64encode(content[at : at + step])
+    yield b'"'
+
+
+_encoder = msgspec.json.Encoder()
+_entries = msgspec.json.Decoder(JournalEntry)
+_records = msgspec.json.Decoder(JournalRecord)
+
+
+def joined_blocks(first: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Join the pieces of lines: a line that is not large is written at once."""
+    block, size = [first], len(first)
+    for piece in pieces:
+        block.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            yield b"".join(block)
+            block, size = [], 0
+    yield b"".join(block)
+
+
+def parse_entry(line: bytes) -> JournalEntry | None:
+    """Return a record without its hunks; None if the line is torn."""
+    try:
+        return _entries.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def parse_record(line: bytes) -> JournalRecord | None:
+    """Return a whole record; None if the line is torn."""
+    try:
+        return _records.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
