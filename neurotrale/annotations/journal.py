@@ -15,6 +15,7 @@ never took effect; the next writer marks it as aborted. A line torn by a crash i
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +28,7 @@ from neurotrale.annotations.records import (
     NewRecord,
     joined_blocks,
     parse_entry,
+    parse_head,
     parse_record,
 )
 from neurotrale.storage.atomic import append, create_file, fsync_directory
@@ -41,6 +43,7 @@ from neurotrale.storage.regular import (
     remove_regular,
 )
 
+HEAD_BYTES = 2**20  # of a record are read when its hunks are not needed
 _HEAD = b'{"n":'  # of every journal
 
 
@@ -159,10 +162,19 @@ class Journal:
         Args:
             before: Only records with a smaller number.
         """
-        for line in self._lines_backwards():
-            entry = parse_entry(line)
-            if entry is not None and (before is None or entry.n < before):
-                yield entry
+        last = 0
+        for most_bytes in (HEAD_BYTES, sys.maxsize):
+            for line in self._lines_backwards(most_bytes):
+                is_large = len(line) > HEAD_BYTES
+                entry = parse_head(line) if is_large else parse_entry(line)
+                if entry is None and is_large and most_bytes == HEAD_BYTES:
+                    break  # it touches very many annotations, or is torn
+                if entry is not None and (before is None or entry.n < before):
+                    yield entry
+                    last = entry.n
+            else:
+                return
+            before = last or before
 
     def records(self) -> Iterator[JournalRecord]:
         """Iterate over the whole records, newest first."""
@@ -182,10 +194,10 @@ class Journal:
         except FileNotFoundError:
             return
 
-    def _lines_backwards(self) -> Iterator[bytes]:
+    def _lines_backwards(self, most_bytes: int = sys.maxsize) -> Iterator[bytes]:
         try:
             with open_companion(self.path, self.file) as journal:
-                yield from lines_backwards(journal)
+                yield from lines_backwards(journal, most_bytes)
         except FileNotFoundError:
             return
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -131,6 +132,7 @@ class NewRecord:
 
 
 _HUNKS = b',"hunks":['
+END_BYTES = 64
 
 
 def _is_text(content: bytes) -> bool:
@@ -179,6 +181,21 @@ def parse_entry(line: bytes) -> JournalEntry | None:
         return _entries.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+
+
+# A quotation mark that ends a text, at the end of a line; those within are escaped.
+_END = re.compile(rb'[^\\](?:\\\\)*"\]\](?:,"base64":true)?\}\s*$')
+
+
+def parse_head(line: bytes) -> JournalEntry | None:
+    """Return a record without its hunks, of whose line only beginning and end are there.
+
+    None if the line is torn, or its beginning is not all that is before the hunks.
+    """
+    stop = line.find(_HUNKS)
+    if stop < 0 or not _END.search(line, len(line) - END_BYTES):
+        return None
+    return parse_entry(line[:stop] + b"}")
 
 
 def parse_record(line: bytes) -> JournalRecord | None:
