@@ -130,9 +130,8 @@ class FileBuffer:
 
     def _read_ahead(self) -> None:
         if self._unread:
-            size = min(FILE_BLOCK_BYTES, self._unread)
             on_read = self._on_read  # a future that leads back here would outlive its connection
-            self._next = self._readers.submit(self._file.read, size)
+            self._next = self._readers.submit(self._file.read, min(FILE_BLOCK_BYTES, self._unread))
             self._next.add_done_callback(lambda _: on_read())
 
 
@@ -245,8 +244,7 @@ class StreamBuffer:
     def close(self) -> None:
         """Close the stream, once the block in production is done."""
         if not self._closed:
-            self._closed = True
-            self._block = memoryview(b"")
+            self._closed, self._block = True, memoryview(b"")
             stream = self._stream
             self._next.add_done_callback(lambda _: stream.close())
             self._on_end(self._ended)
