@@ -150,10 +150,11 @@ def _folds(file: Path, since: str | None, by: str | None) -> dict[str, _Fold]:
     applied = {
         entry.n for entry, took_effect in applied_changes(journal, _content(file)) if took_effect
     }
+    numbers = journal.numbers(since)
     for record in journal.records_forward():
         if record.op == "outside" or record.n not in applied:
             continue
-        if (since is None or record.at >= since) and (by is None or record.by == by):
+        if record.n in numbers and (by is None or record.by == by):
             _fold(folds, record)
     return folds
 

@@ -176,6 +176,24 @@ class Journal:
                 return
             before = last or before
 
+    def numbers(self, since: str | None, until: str | None = None) -> range:
+        """Return the numbers of the records of a time.
+
+        Times go back when a clock is set back, or writers' clocks differ; numbers do not. So all
+        records count that follow the first one at or after a time.
+
+        Args:
+            since: From this time on (ISO 8601, UTC); None from the first record on.
+            until: Before this time; None to the last record.
+        """
+        first, stop = (0 if since is None else sys.maxsize), sys.maxsize
+        for entry in self.entries() if since or until else ():
+            if since is not None and entry.at >= since:
+                first = min(first, entry.n)
+            if until is not None and entry.at >= until:
+                stop = min(stop, entry.n)
+        return range(first, max(first, stop))
+
     def records(self) -> Iterator[JournalRecord]:
         """Iterate over the whole records, newest first."""
         for line in self._lines_backwards():

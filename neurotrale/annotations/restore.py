@@ -92,9 +92,10 @@ def restored_removals(
     document = document_of(before.content, display_path)
     removed: dict[str, bytes] = {}
     on_purpose: set[str] = set()
+    numbers = journal.numbers(since)
     for record in _applied_records(before, journal):
-        if since is not None and record.at < since:
-            continue  # rather than stop: the clocks of several nodes differ
+        if record.n not in numbers:
+            continue
         for id_, content in changes_in(record.bytes_hunks()).removed.items():
             if record.save.base:  # by somebody who saw it
                 on_purpose.add(id_)

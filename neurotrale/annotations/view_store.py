@@ -67,21 +67,12 @@ class _Stored(msgspec.Struct):
 
 
 class _Kept:
-    """A content as it is kept: compressed, as a file has many views, and they are alike.
-
-    Args:
-        packed: The compressed content.
-    """
+    """A content as it is kept: compressed, as a file has many views, and they are alike."""
 
     __slots__ = ("packed",)
 
     def __init__(self, packed: bytes) -> None:
         self.packed = packed
-
-    @classmethod
-    def of(cls, content: bytes) -> _Kept:
-        """Compress a content."""
-        return cls(pack(content))
 
     def __len__(self) -> int:
         return len(self.packed)
@@ -170,14 +161,10 @@ class Views:
             self._note_change(file)
 
     def keep(self, etag: str, content: bytes) -> Callable[[], bytes]:
-        """Keep a content as long as there is room.
-
-        Returns:
-            What returns the content, for as long as it is referred to.
-        """
+        """Keep a content as long as there is room; return what returns it."""
         kept = self.kept(etag)
         if kept is None:
-            kept = _Kept.of(content)
+            kept = _Kept(pack(content))
             with self._lock, suppress(ValueError):  # larger than all the room
                 self._contents[etag] = kept
         return kept
@@ -281,7 +268,7 @@ class Views:
         if stored.block != block:
             return _BlockViews()
         kept = {etag: _Kept(content) for etag, content in stored.packed.items()}
-        kept |= {etag: _Kept.of(text.encode()) for etag, text in stored.contents.items()}
+        kept |= {etag: _Kept(pack(text.encode())) for etag, text in stored.contents.items()}
         for etag, one in kept.items():
             with suppress(ValueError):  # larger than all the room
                 self._contents[etag] = one
