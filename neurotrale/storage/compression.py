@@ -96,7 +96,7 @@ def most_unpacked_bytes(packed: bytes, enough: int) -> int:
             most += size if kind < 2 else ZSTD_BLOCK_BYTES
             at += 3 + (1 if kind == 1 else size)
         at += 4 * (descriptor >> 2 & 1) * is_last
-    return most
+    return most if at <= len(packed) else sys.maxsize
 
 
 # Smaller contents are not worth it.
