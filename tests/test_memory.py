@@ -182,6 +182,21 @@ def test_tiff_of_three_megabytes_that_promises_three_gibibytes_is_refused(
     service.stop()
 
 
+def test_page_of_millions_of_strips_is_refused_at_once(tmp_path: Path) -> None:
+    count = 10**6
+    sizes = {256: 1, 257: count, 258: 8, 259: 8, 262: 1, 277: 1, 278: 1}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in sizes.items()]
+    lists = ((273, 1000), (279, 1000 + 4 * count))
+    entries += [struct.pack("<HHII", tag, 4, count, at) for tag, at in lists]
+    path = tmp_path / "chunk.tiff"
+    with path.open("wb") as file:
+        head = b"II*\0" + struct.pack("<IH", 8, len(entries))
+        file.write(head + b"".join(sorted(entries)) + bytes(4))
+        file.truncate(1000 + 8 * count)
+    with pytest.raises(DamagedError, match="more than 65536 strips or tiles"):
+        decode_chunk(path, "chunk", Expected((1, count, 1), "uint8", 1))
+
+
 @pytest.mark.long
 def test_largest_chunk_that_is_decoded_takes_little_more(
     root: Path, start_service: StartService

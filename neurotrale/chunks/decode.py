@@ -7,6 +7,7 @@ are refused.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -130,7 +131,7 @@ def little_endian(array: Array) -> Array:
 
 # A chunk has a few hundred kilobytes; a header that claims more than this is damaged or malicious.
 DECODED_LIMIT_BYTES = 2**27
-PAGES_LIMIT = 2**14
+PAGES_LIMIT, SEGMENTS_LIMIT = 2**14, 2**16
 
 
 def decode_chunk(path: Path, name: str, expected: Expected, descriptor: int | None = None) -> bytes:
@@ -166,10 +167,8 @@ def decode_chunk(path: Path, name: str, expected: Expected, descriptor: int | No
 
 
 def _decode(tiff: tifffile.TiffFile, name: str, expected: Expected) -> bytes:
-    if _has_more_pages(tiff, PAGES_LIMIT):
-        raise DamagedError(
-            name, f"expected {expected}, found more than {PAGES_LIMIT} pages, or a loop of pages"
-        )
+    if excess := _excess(tiff):
+        raise DamagedError(name, f"expected {expected}, found {excess}")
     if not tiff.series:
         raise DamagedError(name, f"expected {expected}, found a TIFF without an image")
     series = tiff.series[0]
@@ -216,12 +215,14 @@ def _are_listed(series: tifffile.TiffPageSeries) -> bool:
     return not series.is_truncated and len(series.parent.pages) >= len(series.pages)
 
 
-def _has_more_pages(tiff: tifffile.TiffFile, limit: int) -> bool:
-    """Follow the pages up to a limit only: in a loop of pages, tifffile would never stop."""
-    try:
-        return tiff.pages[limit] is not None
-    except IndexError:
-        return False
+def _excess(tiff: tifffile.TiffFile) -> str:
+    """Return what there is too much of: in a loop of pages, tifffile would never stop."""
+    with suppress(IndexError):
+        if len(tiff.pages.first.dataoffsets) > SEGMENTS_LIMIT:
+            return f"a page of more than {SEGMENTS_LIMIT} strips or tiles"
+        if tiff.pages[PAGES_LIMIT] is not None:
+            return f"more than {PAGES_LIMIT} pages, or a loop of pages"
+    return ""
 
 
 def _check_pages(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, name: str) -> None:
@@ -288,10 +289,8 @@ def _check_images(page: tifffile.TiffPage | tifffile.TiffFrame, number: int, nam
         return
     file = page.parent.filehandle
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
-        if not count:
-            continue
         file.seek(offset)
-        stated = stated_voxels(keyframe.compression, file.read(count))
+        stated = stated_voxels(keyframe.compression, file.read(count)) if count else 0
         if stated > most:
             raise DamagedError(
                 name,
