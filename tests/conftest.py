@@ -102,6 +102,7 @@ def pytest_configure(config: pytest.Config) -> None:
             setattr(config.option, name, value)
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(config.option.seed)
+    config.pluginmanager.register(FailureTeller(config))
     hypothesis.settings.load_profile(config.option.hypothesis_profile)
 
 
@@ -158,6 +159,18 @@ def options_to_repeat(config: pytest.Config) -> str:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"how thorough: {options_to_repeat(config)}"
+
+
+class FailureTeller:
+    """Names each failed test at once: a run that is cut short still tells."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.plugins = config.pluginmanager
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal = self.plugins.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:  # it is none in the processes of xdist
+            terminal.write_line(f"\n{report.nodeid} failed in {report.when}")
 
 
 def pytest_terminal_summary(

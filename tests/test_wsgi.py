@@ -12,11 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import falcon
 import imagecodecs
 import pytest
 
+from neurotrale.errors import BusyError
 from neurotrale.storage.descriptors import FilePart
 from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.responses import send_stream
 from tests.datasets import ANNOTATIONS, gradient, info_of, wait_until_settled, write_chunks
 from tests.wsgi_servers import SERVERS, Application, Ask, Asked, Given
 
@@ -379,6 +382,23 @@ def test_part_of_a_file_that_grows_ends_where_it_did(path: Path) -> None:
         file.write(b"more")
     assert part.read(2**20) + part.read(2**20) == TEXT
     part.close()
+
+
+def test_error_before_the_first_piece_of_a_stream_is_still_an_answer() -> None:
+    def pieces() -> Iterator[bytes]:
+        yield from ()
+        raise BusyError("somebody else reads it")
+
+    with pytest.raises(BusyError):
+        send_stream(falcon.Response(), pieces())
+
+
+@pytest.mark.parametrize("pieces", [[], [b"a"], [b"a", b"b"], [b"", b"b"]])
+def test_stream_has_every_piece(pieces: list[bytes]) -> None:
+    resp = falcon.Response()
+    send_stream(resp, iter(pieces))
+    assert resp.stream is not None
+    assert b"".join(iter(resp.stream)) == b"".join(pieces)  # type: ignore[arg-type]
 
 
 def test_part_of_a_file_that_shrinks_is_an_error_and_no_end(path: Path) -> None:

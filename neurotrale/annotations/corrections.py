@@ -8,6 +8,7 @@ to what it did not touch is none, also in journals in which it was recorded as a
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -95,7 +96,8 @@ def block_corrections(
     """Iterate over the corrections of the files in a block's directory."""
     for journal in _journals(block):
         file = journal.with_name(journal.name[1 : -len(".journal")])
-        yield from file_corrections(file, since, by)
+        with suppress(MissingError):  # the block was removed or replaced since it was listed
+            yield from file_corrections(file, since, by)
 
 
 def check_journals(block: Path) -> None:

@@ -221,13 +221,26 @@ def root_href(req: Request) -> str:
     return "../" * (req.path.count("/") - 1) or "./"
 
 
+def send_stream(resp: Response, pieces: Iterator[bytes]) -> None:
+    """Send a body that is produced in pieces.
+
+    The first piece is produced here, while an error can still be answered with its status.
+    """
+    resp.stream = _resumed(next(pieces, b""), pieces)
+
+
+def _resumed(first: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    yield first
+    yield from pieces
+
+
 def send_page(req: Request, resp: Response, pieces: Iterator[str]) -> None:
     """Stream a page while it is rendered."""
     resp.content_type = "text/html; charset=utf-8"
     resp.cache_control = ["no-cache"]
     resp.set_header("Content-Security-Policy", POLICY)
     if req.method != "HEAD":
-        resp.stream = (piece.encode() for piece in pieces)
+        send_stream(resp, (piece.encode() for piece in pieces))
 
 
 ContentKind = Literal["image", "labels", "text"]

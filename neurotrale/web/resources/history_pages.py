@@ -13,7 +13,7 @@ from neurotrale.web.pages import files_page, history_page
 from neurotrale.web.requests import time_parameter
 from neurotrale.web.resources.annotations import resolve_block
 from neurotrale.web.resources.datasets import CatalogResource
-from neurotrale.web.responses import root_href, send_page
+from neurotrale.web.responses import root_href, send_page, send_stream
 
 
 class FilesPageResource(CatalogResource):
@@ -103,8 +103,9 @@ class CorrectionsResource:
         resp.content_type = NDJSON
         resp.cache_control = ["no-cache"]
         if req.method != "HEAD":
-            resp.stream = (
+            lines = (
                 correction.line()
                 for block in blocks
                 for correction in block_corrections(block, since, by)
             )
+            send_stream(resp, lines)

@@ -13,6 +13,7 @@ from neurotrale.queries.formats import Format, buffered, find_format
 from neurotrale.queries.query import EVERYTHING, AnnotationQuery, search_files
 from neurotrale.storage.names import Parts
 from neurotrale.web.requests import single_param
+from neurotrale.web.responses import send_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +107,4 @@ class SearchResource:
         resp.content_type = format_.media_type
         resp.cache_control = ["no-cache"]
         if req.method != "HEAD":
-            resp.stream = buffered(format_.write(hits, space))
+            send_stream(resp, buffered(format_.write(hits, space)))
