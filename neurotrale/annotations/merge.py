@@ -33,28 +33,29 @@ class Texts(Mapping[str, bytes]):
     """
 
     def __init__(self, document: Document | None, load: Callable[[], bytes] | None = None) -> None:
-        self._index = None if document is None else document.index
         self._content = None if document is None else document.content
         self._load = load
+        self._positions: Mapping[str, int] = {}
+        if document is not None:
+            index = document.index
+            self._positions = index.ids
+            self._starts, self._stops = index.starts.tolist(), index.stops.tolist()
 
     def __getitem__(self, id_: str) -> bytes:
-        index = self._index
-        if index is None:
-            raise KeyError(id_)
-        start, stop = index.span(index.ids[id_])
+        position = self._positions[id_]
         if self._content is None and self._load is not None:
             self._content = self._load()
         assert self._content is not None
-        return self._content[start:stop]
+        return self._content[self._starts[position] : self._stops[position]]
 
     def __contains__(self, id_: object) -> bool:
-        return self._index is not None and id_ in self._index.ids
+        return id_ in self._positions
 
     def __iter__(self) -> Iterator[str]:
-        return iter(() if self._index is None else self._index.ids)
+        return iter(self._positions)
 
     def __len__(self) -> int:
-        return 0 if self._index is None else len(self._index.ids)
+        return len(self._positions)
 
     def release(self) -> None:
         """Free the content until it is needed again."""
