@@ -204,6 +204,8 @@ def test_largest_chunk_that_is_decoded_takes_little_more(
     width, height = 2**14, 2**13
     path = root / "brain" / "1_1_1" / f"0-{width}_0-{height}_0-1.tiff"
     path.write_bytes(tiff_of_zeros(width, height))
+    info = json.loads((root / "brain/info").read_text())
+    (root / "brain/info").write_text(json.dumps(info | {"data_type": "uint8"}))
     service = start_service(root)
     chunk = f"{service.url}/brain/1_1_1/{path.stem}"
     sent = requests.get(chunk, headers={"Accept-Encoding": "identity"}, timeout=LONG_S)
