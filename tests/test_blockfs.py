@@ -27,7 +27,7 @@ from neurotrale.storage.files import Files, StoredDirectory, StoredFile
 from neurotrale.storage.names import METADATA_NAMES, ChunkPath
 from tests.blockfs import NAME, directory_file, tool_levels, unpack, write_blockfs, write_volume
 from tests.conftest import Service, StartService
-from tests.datasets import boxes, gradient
+from tests.datasets import boxes, gradient, wait_until_settled
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -69,6 +69,7 @@ def test_client_reads_every_voxel_of_zarr_that_the_tool_wrote(service: Service, 
 def test_chunk_of_blockfs_is_cached_until_it_changes(tmp_path: Path, service: Service) -> None:
     dataset = write_volume(service.root / "changing", gradient((16, 16, 16)), 16)
     url = f"{service.url}/changing/1_1_1/{FIRST}"
+    wait_until_settled(dataset)
     first = requests.get(url)
     assert first.content == gradient((16, 16, 16)).tobytes()
     again = requests.get(url, headers={"If-None-Match": first.headers["ETag"]})

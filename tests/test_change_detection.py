@@ -11,8 +11,10 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ from hypothesis import strategies as st
 from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.layers.tables import Tables
 from neurotrale.storage.atomic import temporary_path
-from neurotrale.storage.cache import Stamp
+from neurotrale.storage.cache import COARSE_NS, FINE_NS, Stamp
 from tests.conftest import StartService
 from tests.examples import examples
 from tests.processes import unmount
@@ -343,12 +345,87 @@ def test_stamp_tells_new_bytes_of_the_same_size_and_time(tmp_path: Path) -> None
     assert after.recorded == before.recorded
 
 
-def test_stamp_is_settled_only_when_both_times_are_past(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(b"new")
-    age(path)
-    assert not Stamp.of(path.stat()).is_settled
+SECOND_NS = 10**9
+OWN_CLOCK = os.stat("/dev/shm").st_dev
+
+
+@dataclass(frozen=True)
+class Times:
+    """How a file system tells times.
+
+    Attributes:
+        device: Its number.
+        step_ns: The steps in which times are stored.
+        behind_ns: How far its clock may be behind that of this machine.
+    """
+
+    device: int
+    step_ns: int
+    behind_ns: int = 10_000_000  # a tick of the kernel's clock
+
+    def stamp(self, changed_ns: int, behind: float) -> Stamp:
+        stored_ns = int(changed_ns - behind * self.behind_ns) // self.step_ns * self.step_ns
+        return Stamp(1, 2, stored_ns, stored_ns, self.device)
+
+
+KINDS_OF_TIMES = [
+    pytest.param(Times(OWN_CLOCK, 1), id="fine"),
+    pytest.param(Times(OWN_CLOCK, 10_000_000), id="10 ms, exFAT"),
+    pytest.param(Times(OWN_CLOCK, SECOND_NS), id="whole seconds"),
+    pytest.param(Times(OWN_CLOCK, 2 * SECOND_NS), id="every other second, FAT"),
+    pytest.param(Times(0, 1, int(1.9 * SECOND_NS)), id="clock of a server"),
+    pytest.param(Times(0, SECOND_NS, SECOND_NS), id="whole seconds of a server"),
+]
+PARTS = st.floats(0, 1)
+
+
+@pytest.mark.parametrize("times", KINDS_OF_TIMES)
+@settings(max_examples=examples(300))
+@given(
+    changed_ns=st.integers(0, 4 * SECOND_NS),
+    seen_ns=st.integers(0, 4 * SECOND_NS),
+    then_ns=st.integers(1, SECOND_NS),
+    behind=st.tuples(PARTS, PARTS),
+)
+def test_version_that_is_settled_is_followed_by_one_with_another_stamp_date_and_etag(
+    times: Times, changed_ns: int, seen_ns: int, then_ns: int, behind: tuple[float, float]
+) -> None:
+    changed_ns += 1_700_000_000 * SECOND_NS
+    if times.device == 0:  # a server's clock runs as fast as ours
+        behind = (behind[0], behind[0])
+    version = times.stamp(changed_ns, behind[0])
+    following = times.stamp(changed_ns + seen_ns + then_ns, behind[1])
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(time, "time_ns", lambda: changed_ns + seen_ns)
+        is_settled, date_s, etag = version.is_settled, version.date_s, version.etag
+        patched.setattr(time, "time_ns", lambda: changed_ns + seen_ns + then_ns)
+        assert following.etag != etag
+    assert not is_settled or following != version
+    assert date_s is None or following.ctime_ns // SECOND_NS > date_s
+
+
+@pytest.mark.parametrize(
+    ("device", "ctime_ns", "after_ns"),
+    [
+        pytest.param(OWN_CLOCK, 123_456_789, FINE_NS, id="fine times were seen"),
+        pytest.param(OWN_CLOCK, 0, COARSE_NS, id="whole second"),
+        pytest.param(OWN_CLOCK, 120_000_000, COARSE_NS, id="steps of 10 ms"),
+        pytest.param(0, 123_456_789, COARSE_NS, id="unknown device"),
+    ],
+)
+def test_granularity_is_the_coarsest_until_finer_times_are_seen_on_a_device_of_this_machine(
+    device: int, ctime_ns: int, after_ns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed_ns = 1_700_000_000 * SECOND_NS + ctime_ns
+    stamp = Stamp(1, 2, changed_ns - SECOND_NS, changed_ns, device)
+    for age_ns in (0, FINE_NS, FINE_NS + 1, COARSE_NS, COARSE_NS + 1):
+        monkeypatch.setattr(time, "time_ns", lambda age_ns=age_ns: changed_ns + age_ns)
+        assert stamp.is_settled == (age_ns > after_ns)
+
+
+def test_stamp_is_settled_only_when_both_times_are_past() -> None:
     assert Stamp(1, 2, 10**18, 10**18).is_settled
+    assert not Stamp(1, 2, 10**18, 2**62).is_settled
     assert not Stamp(1, 2, 2**62, 10**18).is_settled
 
 

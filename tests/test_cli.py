@@ -80,6 +80,7 @@ OPTIONS = (
         ("a.example", "https://", "ftp://a.example", "https://a.example/page", "*,https://b", ","),
     ),
     Option("--max-body-mb", "NEUROTRALE_MAX_BODY_MB", 1024, "1", 1, ("0", "-5", "1000001", "2G")),
+    Option("--spool", "NEUROTRALE_SPOOL", None, "room", Path("room"), (str(ENTRYPOINT),)),
     Option(
         "--lock-timeout", "NEUROTRALE_LOCK_TIMEOUT", 10.0, "2.5", 2.5,
         ("-1", "601", "inf", "nan", "soon"),

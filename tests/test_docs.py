@@ -471,7 +471,7 @@ def test_readme_leads_to_every_document() -> None:
         ],
         "docs/check.md": ["Findings", "What is checked", "For programs"],
         "docs/security.md": [
-            *("Who can reach what", "Tokens", "Changes", "Files, links and locks"),
+            *("Who can reach what", "Tokens", "Changes", "Uploads", "Files, links and locks"),
             *("Origins and content", "Promises"),
         ],
         "docs/performance.md": ["Measurements", "What helped", "What misses its target"],

@@ -62,10 +62,12 @@ def test_doctor_lists_the_same_facts_as_json(root: Path) -> None:
 
 @pytest.mark.long
 def test_doctor_notes_a_spool_directory_that_is_smaller_than_an_upload(root: Path) -> None:
+    chosen = doctor(root, "--max-body-mb", "1", "--spool", str(root / "brain"))["spool"]
+    assert (chosen.state, f" {root / 'brain'}," in chosen.fact) == ("ok", True)
     spool = doctor(root, "--max-body-mb", "1000000")["spool"]
     assert spool.state == "note"
     assert "--max-body-mb" in spool.advice
-    assert "TMPDIR" in spool.advice
+    assert "--spool or TMPDIR" in spool.advice
 
 
 def test_doctor_finds_annotations_that_everybody_may_write(root: Path) -> None:

@@ -15,18 +15,30 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 import pytest
 import requests
 from requests.exceptions import ChunkedEncodingError, ConnectionError
 
+from neurotrale.annotations.refusals import Refusals
+from neurotrale.annotations.view_store import Views
+from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import MissingError
 from neurotrale.storage.data_root import DataRoot
-from neurotrale.storage.directories import LIFETIME_S, MOST_DIRECTORIES, directory_of
+from neurotrale.storage.descriptors import PATH_FLAGS, Directory
+from neurotrale.storage.directories import (
+    LIFETIME_S,
+    MOST_DIRECTORIES,
+    OpenDirectories,
+    directory_of,
+)
 from neurotrale.storage.files import Files, StoredFile
+from neurotrale.storage.state import STATE, ServiceId
 from tests.conftest import Service, StartService
-from tests.processes import eventually
+from tests.processes import children, eventually, writer_of
 from tests.stores import annotation, array
 from tests.test_paths import snapshot
 
@@ -72,6 +84,16 @@ def write_brain(brain: Path, text: str) -> None:
         (brain / scale / f"{CHUNK}.gz").write_bytes(gzip.compress(text.encode()))
 
 
+@contextmanager
+def swapping(*names: Path) -> Iterator[None]:
+    """Swap pairs of names all the time."""
+    process = subprocess.Popen([sys.executable, "-c", _SWAP, *map(str, names)])
+    yield
+    assert process.poll() is None
+    process.kill()
+    process.wait()
+
+
 @pytest.fixture
 def swapped(tmp_path: Path) -> Iterator[Path]:
     """A data root, parts of which are swapped for links to the same names outside of it."""
@@ -95,12 +117,9 @@ def swapped(tmp_path: Path) -> Iterator[Path]:
     names = []
     for inside, link, target in pairs:
         link.symlink_to(target)
-        names += [str(inside), str(link)]
-    swapping = subprocess.Popen([sys.executable, "-c", _SWAP, *names])
-    yield root
-    assert swapping.poll() is None
-    swapping.kill()
-    swapping.wait()
+        names += [inside, link]
+    with swapping(*names):
+        yield root
 
 
 READS = (
@@ -183,13 +202,14 @@ class Clients:
             self.leaks.append(f"{method} {path}: {answer.text[:200]}")
 
 
+@pytest.mark.parametrize("lock", ["flock", "strict"])
 @pytest.mark.parametrize("seconds", [2, pytest.param(60, marks=pytest.mark.long)])
 def test_nothing_outside_is_read_or_changed_while_directories_are_swapped_for_links(
-    swapped: Path, start_service: StartService, seconds: int
+    swapped: Path, start_service: StartService, seconds: int, lock: str
 ) -> None:
     outside = swapped.parent / "outside"
     before = snapshot(outside)
-    service = start_service(swapped, "--lock", "flock", "--workers", "2")
+    service = start_service(swapped, "--lock", lock, "--workers", "2")
     clients = Clients(service)
     clients.start(readers=4, writers=2)
     time.sleep(seconds)
@@ -205,6 +225,34 @@ def test_nothing_outside_is_read_or_changed_while_directories_are_swapped_for_li
         assert counted[method, 404], counted
     assert SECRET not in service.log()
     service.stop()
+
+
+@pytest.mark.parametrize("follow_symlinks", [False, True])
+def test_state_of_the_service_is_neither_written_nor_cleaned_up_behind_a_link(
+    tmp_path: Path, follow_symlinks: bool
+) -> None:
+    if not can_exchange(tmp_path):
+        pytest.skip("names cannot be exchanged on this file system")
+    root, outside = tmp_path / "data", tmp_path / "outside"
+    for state in (root / STATE, outside):
+        for directory in (state, state / "refused", state / "views"):
+            directory.mkdir(0o700, parents=True)
+            (directory / "old").write_text(SECRET)
+            os.utime(directory / "old", (1, 1))
+    (root / "link").symlink_to(outside)
+    before, until = snapshot(outside), time.monotonic() + 1.5
+    DataRoot(root, follow_symlinks=follow_symlinks)
+    file = "brain/annotations/x0y0z0/fibers.json"
+    with swapping(root / STATE, root / "link"):
+        for number in count():
+            Refusals(root).add(f"{number:010x}", file, 400, "reason")
+            ServiceId(root).keep()
+            views = Views(root)
+            views.saw(Viewer.of(str(number)), file, "etag", number)
+            views.close()
+            if time.monotonic() > until:
+                break
+    assert snapshot(outside) == before
 
 
 # --- how long a directory is remembered ---
@@ -260,12 +308,61 @@ def test_open_directories_are_few_and_closed_when_idle(files: Files) -> None:
     eventually(lambda: held(root) == before, "directories stay open though nobody needs them")
 
 
-def held(root: Path) -> list[str]:
-    """Return what this process has open below a directory."""
+def test_directory_that_is_used_stays_open_while_others_make_place(tmp_path: Path) -> None:
+    opened, later = OpenDirectories(), time.monotonic() + 600
+    for number in range(3 * MOST_DIRECTORIES):
+        place = Directory(os.open(tmp_path, PATH_FLAGS), str(tmp_path))
+        opened.keep((str(number),), (later, place))
+        assert opened.find(("0",)) is not None
+    still_open = {n for n in range(3 * MOST_DIRECTORIES) if opened.find((str(n),)) is not None}
+    assert still_open == {0, *range(2 * MOST_DIRECTORIES + 1, 3 * MOST_DIRECTORIES)}
+
+
+def test_directories_are_closed_on_time_though_others_are_opened_all_the_time(files: Files) -> None:
+    root = files.data_root.root
+    (root / "other").mkdir()
+    (root / "other" / "a").write_text("a")
+    assert read(files, "brain", "1_1_1", CHUNK) == "inside"
+
+    def is_closed() -> bool:
+        assert read(files, "other", "a") == "a"
+        return str(root / "brain" / "1_1_1") not in held(root)
+
+    eventually(is_closed, "a directory stays open though nobody needs it")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("lock", ["flock", "strict"])
+def test_service_that_is_idle_holds_nothing_open_that_would_keep_a_disk_mounted(
+    tmp_path: Path, start_service: StartService, lock: str
+) -> None:
+    write_brain(tmp_path / "data" / "brain", "inside")
+    service = start_service(tmp_path / "data", "--lock", lock, "--workers", "2")
+    url = f"{service.url}/brain/annotations/x0y0z0"
+    for path in READS:
+        requests.get(f"{service.url}/{path.replace('whole', 'brain')}", timeout=TIMEOUT_S)
+    body = annotation("a", anntype="inside", description="new")
+    assert requests.patch(f"{url}/fibers.json?id=a", body, timeout=TIMEOUT_S).status_code == 200
+    assert requests.put(f"{url}/new.json", array(body), timeout=TIMEOUT_S).status_code == 201
+    supervisor = service.process.pid
+    pids = [supervisor, *children(supervisor), writer_of(supervisor)]
+    assert len(set(pids)) == 4
+    assert None not in pids
+    brain = tmp_path / "data" / "brain"
+
+    def is_free() -> bool:
+        return not [name for pid in pids for name in held(brain, pid)]
+
+    eventually(is_free, "directories or files stay open though nobody needs them")
+    service.stop()
+
+
+def held(root: Path, process: int | str | None = "self") -> list[str]:
+    """Return what a process has open below a directory."""
     names = []
-    for descriptor in os.listdir("/proc/self/fd"):
+    for descriptor in os.listdir(f"/proc/{process}/fd"):
         try:
-            name = os.readlink(f"/proc/self/fd/{descriptor}")
+            name = os.readlink(f"/proc/{process}/fd/{descriptor}")
         except FileNotFoundError:
             continue
         if name.startswith(str(root)):

@@ -574,7 +574,8 @@ def test_date_is_told_only_when_it_identifies_the_version(
         other.replace(file)
         answer = ask(service, path, {"If-Modified-Since": told[path]})
         assert answer.status == 200
-        assert "Last-Modified" not in answer.headers  # it may change again within this second
+        if time.time() < int(file.stat().st_ctime) + 1:  # it may change again within this second
+            assert "Last-Modified" not in answer.headers
         now = formatdate(file.stat().st_ctime, usegmt=True)
         assert ask(service, path, {"If-Modified-Since": now}).status == 200
         assert ask(service, path, {"Range": "bytes=0-1", "If-Range": now}).status == 200

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from neurotrale.storage import cache as shared_caches
-from neurotrale.storage.cache import SharedCache
+from neurotrale.layers import sources as shared_caches
+from neurotrale.layers.sources import SharedCache
 from tests.conftest import StartService
 from tests.datasets import write_dataset
 from tests.shapes import Reader, make_many, write

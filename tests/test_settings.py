@@ -88,6 +88,7 @@ def test_defaults_in_code_are_those_of_the_table() -> None:
         "ui": app.ui,
         "cors_origins": app.cors_origins,
         "max_body_mb": app.max_body_bytes / 2**20,
+        "spool": serve.spool,
         "lock_timeout": app.lock_timeout_s,
         "lock": app.lock,
         "share": app.share,
@@ -100,7 +101,6 @@ def test_defaults_in_code_are_those_of_the_table() -> None:
     }
     assert in_code == {key: default[key] for key in in_code}
     assert default.keys() - in_code.keys() == {"log_level", "access_log"}
-    assert limits.body_bytes == app.max_body_bytes
     assert parsed("neurotrale serve")["workers"] == DEFAULT_WORKERS
 
 

@@ -25,6 +25,7 @@ from neurotrale.errors import StartError
 from neurotrale.locking.locks import make_lock
 from neurotrale.server.sockets import open_socket, url_of
 from neurotrale.server.threads import LeaderFollowerPool
+from neurotrale.server.uploads import Uploads
 from neurotrale.server.waitress_adapter import HttpServer
 from neurotrale.tokens.file import (
     MOST_FILE_BYTES,
@@ -570,7 +571,7 @@ def failing() -> Iterator[str]:
     )
     with closing(open_socket("127.0.0.1", 0)) as listening:
         http = HttpServer(
-            application, listening, pool, queue=1, connections=10, body_bytes=1, idle_s=60,
+            application, listening, pool, queue=1, connections=10, uploads=Uploads(), idle_s=60,
             stall_s=60, on_response=lambda: None,
         )  # fmt: skip
         pool.start()

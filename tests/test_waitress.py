@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 from waitress import adjustments, buffers, channel, parser, server, task, utilities, wasyncore
 
 from neurotrale.server.buffers import BytesBuffer
+from neurotrale.storage.spool import Spool
 from tests.processes import REPOSITORY
 
 ADAPTER = REPOSITORY / "neurotrale" / "server" / "waitress_adapter.py"
@@ -94,6 +95,7 @@ LOG = "_log, which writes the access log"
 WRITE = "_AppTask.write, which tells whole bodies from parts"
 STREAM = "_AppTask.execute, which leaves long bodies to other threads"
 ERROR = "_JsonErrorTask.execute, which answers what never reaches the application"
+UPLOAD = "_Parser, which has bodies received by an Upload, or not at all"
 SET = "HttpServer.__init__, which sets the limits of a worker"
 OURS = "HttpServer.__init__, which puts our classes into the place of those of waitress"
 
@@ -200,6 +202,14 @@ PROMISES = (
     Promise("error task", "request", ERROR),
     Promise("parser", "received", "_Parser.received", called(b"")),
     Promise("parser", "parse_header", "_Parser.parse_header", called(b"")),
+    Promise("channel", "received", "_Channel.received, which discards what is not wanted",
+            called(b"")),
+    Promise("parser", "body_rcv", UPLOAD),
+    Promise("parser", "completed", UPLOAD),
+    Promise("parser", "chunked", UPLOAD),
+    Promise("parser", "content_length", UPLOAD),
+    Promise("parser", "headers", UPLOAD),
+    Promise("parser", "close", UPLOAD, NOTHING),
     Promise("parser", "error", f"_Parser.received, _Dispatcher, and {ERROR}"),
     Promise("parser", "expect_continue", "_Parser.received, which asks for no body in vain"),
     Promise("parser", "command", LOG),
@@ -216,7 +226,7 @@ PROMISES = (
 # Methods that our classes add to those of waitress.
 OF_OURS = {
     "is_idle", "is_stalled", "write_whole", "write_stream", "_send_stream", "_end_stream",
-    "_send_buffer", "_queue", "_wake", "_break_off", "_parser",
+    "_send_buffer", "_queue", "_wake", "_break_off", "_parser", "_half_close", "refusal",
 }  # fmt: skip
 
 
@@ -325,6 +335,22 @@ def test_request_that_is_refused_is_given_with_its_error(parts: dict[str, Any]) 
     assert isinstance(request.error.reason, str)
 
 
+def test_body_is_received_by_the_buffer_that_takes_the_place_of_the_first(
+    parts: dict[str, Any],
+) -> None:
+    for framing in (b"Content-Length: 5\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n"):
+        request = parser.HTTPRequestParser(parts["adjustments"])
+        request.received(b"PUT / HTTP/1.1\r\n" + framing)
+        ours = request.body_rcv.buf = Spool().body(0, tuple)
+        request.received(b"hello" if b"Length" in framing else b"5\r\nhello\r\n0\r\n\r\n")
+        assert request.completed, f"expected by {UPLOAD}"
+        assert request.get_body_stream() is ours.getfile(), f"expected by {UPLOAD}"
+        assert ours.getfile().read() == b"hello"
+        assert request.headers["CONTENT_LENGTH"] == "5"
+        request.close()
+        assert ours.getfile().closed, f"expected by {UPLOAD}"
+
+
 def test_environment_has_a_file_wrapper_that_the_channel_knows(parts: dict[str, Any]) -> None:
     environ = parts["task"].get_environment()
     assert environ["wsgi.file_wrapper"] is buffers.ReadOnlyFileBasedBuffer, f"expected by {SOON}"
@@ -368,7 +394,7 @@ def test_classes_that_stand_for_failures_can_be_raised_and_caught() -> None:
 # --- that this list is all ---
 
 # Of the standard library and of our own classes, though things of waitress have such names, too.
-OF_OTHERS = {"get", "close", "read", "time"}
+OF_OTHERS = {"get", "close", "read", "time", "shutdown"}
 
 
 def test_list_of_promises_names_everything_that_the_adapter_uses(parts: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,13 +11,19 @@ from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
+from falcon.testing import create_environ
 
+from neurotrale.annotations.handover import PARKING, Parking, RemoteWriter
 from neurotrale.server.sockets import INLINE_BYTES, receive, send, socket_pair
 from neurotrale.server.threads import FileQueues, Job
 from neurotrale.server.writer import Writer, WriterLink
+from neurotrale.web.app import AppSettings, create_app
+from tests.datasets import write_dataset
 
 PATIENCE_S = 30
 
@@ -245,3 +252,34 @@ def test_script_is_refused_where_too_many_wait_and_a_person_is_not() -> None:
         assert not first.done()
         assert list(map(result, waiting)) == [b"s %d" % number for number in range(10)]
         assert result(link.submit([b"script"])) == b"script"
+
+
+def test_browser_is_refused_only_when_what_waits_does_not_fit_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_dataset(tmp_path / "brain")
+    inside, outside = socket_pair()
+    link = WriterLink(outside)
+    app = create_app(AppSettings(tmp_path), writer=RemoteWriter(link, 5000))
+
+    def save(size: int) -> tuple[bool, str]:
+        body = json.dumps([{"id": "a", "anntype": "neuron", "text": "x" * size}])
+        path = "/brain/annotations/x0y0z0/fibers.json"
+        headers = {"User-Agent": "Mozilla/5.0"}
+        environ = create_environ(path=path, method="PUT", body=body, headers=headers)
+        environ[PARKING] = Parking()
+        statuses: list[str] = []
+
+        def start_response(status: str, *_: object) -> Any:
+            statuses.append(status)
+
+        app(environ, start_response)
+        return environ[PARKING].is_parked, statuses[0]
+
+    with inside, outside:  # nobody takes any of them
+        assert [save(size)[0] for size in (3000, 1000)] == [True, True]
+        assert "edit refused" not in caplog.text
+        parked, status = save(3000)
+        link.close()
+    assert (parked, status[:3]) == (False, "503")
+    assert "edit refused: brain/annotations/x0y0z0/fibers.json" in caplog.text

@@ -113,6 +113,37 @@ def test_writer_that_is_killed_loses_no_write_and_makes_none_twice(service: Serv
     assert len(children(service.process.pid)) == 3  # no worker died with it
 
 
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+def test_writer_that_is_stopped_holds_up_no_read_and_refuses_no_browser(
+    service: Service, then: signal.Signals
+) -> None:
+    browser = {"User-Agent": "Mozilla/5.0", "Origin": service.url}
+    text = "x" * 30_000  # together more than what the kernel keeps for a process that reads nothing
+
+    def save(number: int) -> int:
+        url, body = f"{service.url}/{FILE}?id=b{number}", {"anntype": "neuron", "text": text}
+        return requests.patch(url, json=body, headers=browser, timeout=PATIENCE_S).status_code
+
+    writer = writer_of(service.process.pid)
+    assert writer is not None
+    with ThreadPoolExecutor(60) as pool:
+        os.kill(writer, signal.SIGSTOP)
+        try:
+            saves = [pool.submit(save, number) for number in range(60)]
+            time.sleep(1)  # until most of them are there
+            for path in ("api/health", FILE) * 9:
+                url = f"{service.url}/{path}"
+                assert requests.get(url, headers=browser, timeout=PATIENCE_S).status_code == 200
+            assert not any(save.done() for save in saves)
+        finally:
+            os.kill(writer, then)
+        assert [save.result() for save in saves] == [201] * 60
+    ids = [one["id"] for one in json.loads((service.root / FILE).read_bytes())]
+    assert len(ids) == len(set(ids))
+    assert {f"b{number}" for number in range(60)} <= set(ids)
+
+
 def test_service_that_stops_finishes_writes_that_wait(service: Service) -> None:
     with ThreadPoolExecutor(4) as pool:
         with make_lock("flock", service.root / FILE):

@@ -18,6 +18,7 @@ from falcon.testing import simulate_request
 
 from neurotrale.server.sockets import open_socket, url_of
 from neurotrale.server.threads import LeaderFollowerPool
+from neurotrale.server.uploads import Uploads
 from neurotrale.server.waitress_adapter import HttpServer
 from tests.processes import PATIENCE_S
 
@@ -120,14 +121,14 @@ def standard_library(app: Application) -> Iterator[Ask]:
 
 
 @contextmanager
-def worker_like(app: Application, body_bytes: int = 2**20) -> Iterator[str]:
+def worker_like(app: Application) -> Iterator[str]:
     """The URL of a server like a worker's, in threads of this process."""
     pool = LeaderFollowerPool(
         2, poll=lambda timeout_s: http_server.poll(timeout_s), wake=lambda: http_server.wake()
     )
     with closing(open_socket("127.0.0.1", 0)) as listening:
         http_server = HttpServer(
-            app, listening, pool, queue=8, connections=20, body_bytes=body_bytes, idle_s=60,
+            app, listening, pool, queue=8, connections=20, uploads=Uploads(), idle_s=60,
             stall_s=60, on_response=lambda: None,
         )  # fmt: skip
         ended = threading.Event()

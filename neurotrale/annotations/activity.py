@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
 from neurotrale.annotations.records import JournalEntry
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.storage.cache import Stamp, VersionedCache
+from neurotrale.storage.directories import directory_at
 from neurotrale.storage.names import Parts
 
 CACHED_JOURNALS = 10_000
@@ -136,12 +138,14 @@ class ActivityLog:
         with suppress(MissingError):
             for block in self.files.block_directories(dataset):
                 directory = self.files.data_root.path(block)
-                with suppress(OSError), os.scandir(directory) as entries:
-                    for entry in entries:
-                        leaf = _leaf(entry.name)
-                        if leaf and entry.is_file(follow_symlinks=False):
-                            file = AnnotationFile(directory / leaf, "/".join((*block, leaf)))
-                            yield file, entry.stat(follow_symlinks=False)
+                with suppress(OSError):
+                    place = directory_at(directory)
+                    for leaf in filter(None, map(_leaf, place.names())):
+                        file = AnnotationFile(directory / leaf, "/".join((*block, leaf)))
+                        with suppress(FileNotFoundError):  # removed a moment ago
+                            status = place.status(f"{_PREFIX}{leaf}{_SUFFIX}")
+                            if stat.S_ISREG(status.st_mode):
+                                yield file, status
 
 
 def _leaf(name: str) -> str:

@@ -85,9 +85,9 @@ def corrections(
         since: Only changes at or after this time (ISO 8601, UTC).
         by: Only changes by this author.
     """
-    for block in sorted(annotations.iterdir()):
-        if block.is_dir() and not block.name.startswith("."):
-            yield from block_corrections(block, since, by)
+    for name in sorted(directory_at(annotations).names()):
+        if not name.startswith("."):
+            yield from block_corrections(annotations / name, since, by)
 
 
 def block_corrections(

@@ -148,7 +148,8 @@ class RemoteWriter:
             return resumed
         if self._link.waiting_bytes + len(request.body) > self._most_waiting_bytes:
             path = request.file.display_path
-            log.error("%s by %s was refused: too much waits", path, request.context.author.name)
+            who = request.context.author.name
+            log.error("edit refused: %s, by %s: more writes wait than fit into memory", path, who)
             raise BusyError(f"{path}: more writes wait than fit into memory.", RETRY_AFTER_S)
         message = encode_request(replace(request, intent=uuid.uuid4().hex))
         try:

@@ -19,13 +19,8 @@ import msgspec
 
 from neurotrale.annotations.changes import format_time
 from neurotrale.errors import DamagedError
-from neurotrale.storage.regular import (
-    create_regular,
-    lines_backwards,
-    make_own_directory,
-    open_regular,
-    open_regular_fd,
-)
+from neurotrale.storage.descriptors import Directory
+from neurotrale.storage.regular import lines_backwards, make_own_directory, open_regular
 from neurotrale.storage.state import STATE
 
 log = logging.getLogger(__name__)
@@ -79,15 +74,13 @@ class Refusals:
         """
         now = format_time(datetime.now(UTC))
         line = _encoder.encode(Refusal(now, file[:1000], status, reason[:1000])) + b"\n"
-        path = self._directory / label
+        flags = os.O_WRONLY | os.O_APPEND
         try:
-            make_own_directory(self._directory.parent)
-            make_own_directory(self._directory)
+            place = make_own_directory(self._directory, make_own_directory(self._directory.parent))
             with suppress(FileExistsError):
-                os.close(create_regular(path, mode=0o600))
-                self._remove_old()
-            descriptor = open_regular_fd(path, os.O_WRONLY | os.O_APPEND)
-            with os.fdopen(descriptor, "ab") as stream:
+                os.close(place.open(label, flags | os.O_CREAT | os.O_EXCL, 0o600))
+                _remove_old(place)
+            with os.fdopen(place.open(label, flags), "ab") as stream:
                 if stream.tell() < MOST_BYTES:
                     stream.write(line)
         except (OSError, DamagedError) as error:
@@ -117,13 +110,14 @@ class Refusals:
                 with suppress(msgspec.MsgspecError, UnicodeDecodeError):
                     yield _decoder.decode(line)
 
-    def _remove_old(self) -> None:
-        kept = []
-        for path in self._directory.iterdir():
+
+def _remove_old(place: Directory) -> None:
+    kept = []
+    for name in place.names():
+        with suppress(OSError):
+            kept.append((place.status(name).st_mtime, name))
+    kept.sort(reverse=True)
+    for number, (changed_s, name) in enumerate(kept):
+        if number >= MOST_VIEWERS or changed_s < time.time() - KEPT_S:
             with suppress(OSError):
-                kept.append((path.stat(follow_symlinks=False).st_mtime, path))
-        kept.sort(reverse=True)
-        for number, (changed_s, path) in enumerate(kept):
-            if number >= MOST_VIEWERS or changed_s < time.time() - KEPT_S:
-                with suppress(OSError):
-                    path.unlink()
+                place.unlink(name)

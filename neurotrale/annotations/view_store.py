@@ -25,7 +25,8 @@ from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import DamagedError
 from neurotrale.storage.atomic import temporary_path
 from neurotrale.storage.compression import pack, unpack
-from neurotrale.storage.regular import create_regular, make_own_directory, open_regular
+from neurotrale.storage.descriptors import Directory
+from neurotrale.storage.regular import make_own_directory, open_regular
 
 log = logging.getLogger(__name__)
 
@@ -239,21 +240,21 @@ class Views:
 
     def _write(self, stored: _Stored) -> None:
         path = self._path(stored.block)
-        make_own_directory(path.parent.parent)
-        make_own_directory(path.parent)
-        self._remove_old(path.parent)
-        temporary = temporary_path(path)
-        temporary.unlink(missing_ok=True)
-        with open(create_regular(temporary, os.O_WRONLY, 0o600), "wb") as file:
+        place = make_own_directory(path.parent, make_own_directory(path.parent.parent))
+        self._remove_old(place)
+        temporary = temporary_path(path).name
+        place.unlink(temporary, missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(place.open(temporary, flags, 0o600), "wb") as file:
             file.write(msgspec.json.encode(stored))
-        temporary.replace(path)
+        place.rename(temporary, path.name)
 
-    def _remove_old(self, directory: Path) -> None:
+    def _remove_old(self, place: Directory) -> None:
         oldest_s = self._now_ns() / 1e9 - KEPT_S
-        for path in directory.iterdir():
+        for name in place.names():
             with suppress(OSError):
-                if path.stat().st_mtime < oldest_s:
-                    path.unlink()
+                if place.status(name).st_mtime < oldest_s:
+                    place.unlink(name)
 
     def _load(self, block: str) -> _BlockViews:
         if self._directory is None:

@@ -112,6 +112,7 @@ class BlockReader:
             offset + size,
             max(shard.stamp.mtime_ns, stored.stamp.mtime_ns),
             max(shard.stamp.ctime_ns, stored.stamp.ctime_ns),
+            shard.stamp.device if shard.stamp.device == stored.stamp.device else 0,
         )
         name = "/".join((*parts, chunk_name(box)))
         return BlockChunk(name, shard, offset, size, (x, y, z), directory.dtype, stamp)

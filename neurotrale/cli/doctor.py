@@ -23,7 +23,9 @@ from neurotrale.tools.doctor import MIB, Diagnosis
 
 @declared("doctor")
 @click.argument("data", type=click.Path(path_type=Path, file_okay=False, exists=True))
-def doctor(data: Path, lock: LockSetting, max_body_mb: int, json_: bool) -> None:
+def doctor(
+    data: Path, lock: LockSetting, max_body_mb: int, spool: Path | None, json_: bool
+) -> None:
     """Examine whether DATA and this machine can do what the service promises.
 
     Run it as the user, on the node and in the container that the service will run in. It tries the
@@ -33,7 +35,7 @@ def doctor(data: Path, lock: LockSetting, max_body_mb: int, json_: bool) -> None
     root = Path(os.path.abspath(data))
     table = mounts()
     found = _locks(root, lock, table)
-    found += examinations.examine(root, table, max_body_mb * MIB)
+    found += examinations.examine(root, table, max_body_mb * MIB, spool)
     if json_:
         click.echo(json.dumps([asdict(one) for one in found], indent=1))
     else:

@@ -160,14 +160,13 @@ def start(root: Path, options: dict[str, Any]) -> None:
     from neurotrale.web.webapps import viewer_directory
 
     logging.getLogger("neurotrale.access").disabled = not options["access_log"]
-    body_bytes = options["max_body_mb"] * 2**20
     settings = ServeSettings(
         app=AppSettings(
             root=root,
             read_only=options["read_only"],
             follow_symlinks=options["follow_symlinks"],
             cors_origins=options["cors_origins"],
-            max_body_bytes=body_bytes,
+            max_body_bytes=options["max_body_mb"] * 2**20,
             lock=options["lock"],
             lock_timeout_s=options["lock_timeout"],
             share=options["share"],
@@ -186,11 +185,11 @@ def start(root: Path, options: dict[str, Any]) -> None:
             threads=options["threads"],
             connections=options["connections"],
             queue=options["queue"],
-            body_bytes=body_bytes,
             stall_s=options["stall_timeout"],
             drain_s=options["drain_timeout"],
         ),
         ready_file=options["ready_file"],
+        spool=options["spool"],
     )
     on_started = partial(
         _print_startup_message, job=batch_job(os.environ), token_file=options["token_file"]

@@ -19,6 +19,7 @@ from pathlib import Path
 import filelock
 
 from neurotrale.errors import IrregularFileError
+from neurotrale.locking.lock_files import claims_path
 from neurotrale.locking.writers import WriterClaims
 from neurotrale.storage.atomic import close_in_background
 from neurotrale.storage.directories import status_of
@@ -68,8 +69,10 @@ def _exists(lock: filelock.BaseFileLock, path: Path) -> bool:
     state = lock._context
     try:
         if isinstance(lock, filelock.StrictSoftFileLock):
+            # Where the lock's path leads now, not where the lock was made.
+            claims = claims_path(path) / "claims"
             for claim in state.owner_claim_paths:
-                os.close(open_regular_fd(Path(claim)))
+                os.close(open_regular_fd(claims / os.path.basename(claim)))
             return bool(state.owner_claim_paths)
         assert state.lock_file_fd is not None
         return os.path.samestat(os.fstat(state.lock_file_fd), status_of(path))

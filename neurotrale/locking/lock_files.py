@@ -1,4 +1,4 @@
-"""The files and directories of locks, and who may use them.
+"""The files and directories of locks, where they are made, and who may use them.
 
 Users who may write an annotation file must be able to lock it: its lock gets the same owner, group
 and ACL, and follows them at each write.
@@ -9,14 +9,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import stat
 from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import filelock
 
 from neurotrale.errors import IrregularFileError
 from neurotrale.locking.filesystems import LockKind
 from neurotrale.storage.atomic import temporary_path
+from neurotrale.storage.descriptors import Directory
 from neurotrale.storage.directories import directory_at, directory_of, status_of
 from neurotrale.storage.permissions import (
     Permissions,
@@ -37,10 +43,84 @@ from neurotrale.storage.regular import (
 )
 
 
+class PlacedLock(filelock.FileLock):
+    """A lock whose path leads through an open directory, and is not to be resolved to a name."""
+
+    def _resolve_lock_path(self) -> str:
+        return self.lock_file
+
+
+class PlacedStrictLock(filelock.StrictSoftFileLock):
+    """A strict lock that is made in an open directory, wherever its name leads to meanwhile.
+
+    Attributes:
+        place: The directory, which stays open as long as the lock exists. To be set before use.
+    """
+
+    place: Directory
+
+    def _resolve_lock_path(self) -> str:
+        return self.lock_file
+
+    def _acquire(self) -> None:
+        name = os.path.basename(self.lock_file)
+        # filelock makes this file in a directory that it opens by its last name, which here is a
+        # link of the kernel: it refuses that, so the file must be there before.
+        _publish_sentinel(self.place, name, self._open_mode())
+        try:
+            super()._acquire()
+        except filelock.SoftFileLockProtocolError as error:
+            above = os.path.dirname(self.lock_file)
+            reason = error.reason.replace(above, self.place.path)
+            raise filelock.SoftFileLockProtocolError(
+                f"{self.place.path}/{name}", error.claim_name, reason
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
+                raise
+            with suppress(FileNotFoundError):
+                self.place.status(name)
+                raise
+            # A clean-up job has removed it meanwhile; filelock calls this again.
+
+
+def _publish_sentinel(place: Directory, name: str, mode: int) -> None:
+    """Create the file that all holders of a strict lock find at its path, unless it exists."""
+    with suppress(FileNotFoundError):
+        place.status(name)
+        return
+    # The form of filelock's own, which removes it if this process dies here.
+    private = f".{name}.private-{secrets.token_hex(16)}.tmp"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    descriptor = place.open(private, flags, mode & ~(stat.S_IWGRP | stat.S_IWOTH))
+    try:
+        os.write(descriptor, _sentinel())
+        with suppress(FileExistsError):
+            place.link(private, name)
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV):
+            raise filelock.SoftFileLockProtocolError(name, None, "no hard links here") from error
+        raise
+    finally:
+        os.close(descriptor)
+        place.unlink(private, missing_ok=True)
+
+
+@cache
+def _sentinel() -> bytes:
+    """Return what filelock writes at the path of a strict lock."""
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch, "lock")
+        # It is there even if such a lock cannot be taken in that directory.
+        with suppress(filelock.Timeout), filelock.StrictSoftFileLock(path).acquire(timeout=0):
+            pass
+        return path.read_bytes()
+
+
 def prepared_mode(kind: LockKind, lock: Path) -> int:
     """Return the mode for what filelock creates: that of the lock or the claims prepared for it."""
     try:
-        prepared = _claims_path(lock) if kind == "strict" else lock
+        prepared = claims_path(lock) if kind == "strict" else lock
         return _lock_mode(status_of(prepared).st_mode)
     except OSError:
         return -1  # use the umask
@@ -51,7 +131,8 @@ def _lock_mode(mode: int) -> int:
     return (mode | 0o600) & 0o666
 
 
-def _claims_path(lock: Path) -> Path:
+def claims_path(lock: Path) -> Path:
+    """Return the directory of a strict lock; its claims are in ``claims`` in there."""
     return lock.with_name(f"{lock.name}.filelock")
 
 
@@ -125,7 +206,7 @@ def _share_claims(lock: Path) -> None:
     In a sticky directory, filelock accepts only the claims directory of a user whom it can name:
     a colleague's has no number in a container, so a second member of the group could never save.
     """
-    for directory in (_claims_path(lock), _claims_path(lock) / "claims"):
+    for directory in (claims_path(lock), claims_path(lock) / "claims"):
         with suppress(OSError):
             place, name = directory_of(directory)
             descriptor = place.open(name, os.O_RDONLY | os.O_DIRECTORY)
@@ -144,7 +225,7 @@ def is_shared_with_unnamed_user(lock: Path) -> bool:
     While such a user acquires it, the claims are sticky for a moment, and filelock refuses them.
     """
     try:
-        return not is_mapped("uid", status_of(_claims_path(lock)).st_uid)
+        return not is_mapped("uid", status_of(claims_path(lock)).st_uid)
     except OSError:
         return False
 
@@ -181,7 +262,7 @@ def _prepare_claims(
 ) -> None:
     """Create or check the directories of claims, each by the descriptor of its parent."""
     opened = [directory_at(file.parent).list_descriptor()]
-    path = _claims_path(lock)
+    path = claims_path(lock)
     try:
         for directory in (path, path / "claims"):
             is_new = _make_directory(directory.name, opened[-1])

@@ -34,6 +34,8 @@ from neurotrale.locking.filesystems import (
 )
 from neurotrale.locking.held import POLL_S, HeldLock, content_lock
 from neurotrale.locking.lock_files import (
+    PlacedLock,
+    PlacedStrictLock,
     follow_sentinel,
     is_shared_with_unnamed_user,
     prepare,
@@ -51,13 +53,6 @@ def lock_path(file: Path) -> Path:
     return file.with_name(f".{file.name}.lock")
 
 
-class _PlacedLock(filelock.FileLock):
-    """A lock whose path leads through an open directory, and is not to be resolved to a name."""
-
-    def _resolve_lock_path(self) -> str:
-        return self.lock_file
-
-
 def make_lock(kind: LockKind, file: Path, place: Directory | None = None) -> filelock.BaseFileLock:
     """Create a lock object for a file.
 
@@ -67,17 +62,21 @@ def make_lock(kind: LockKind, file: Path, place: Directory | None = None) -> fil
     Args:
         kind: The kind of lock; not ``none``.
         file: The file.
-        place: The file's directory, for a lock that is taken there wherever it is moved to; only
-            for ``flock``. The caller refers to it until the lock is released.
+        place: The file's directory, for a lock that is taken there wherever it is moved to. The
+            caller refers to it until the lock is released.
     """
     path = lock_path(file)
     mode = prepared_mode(kind, path)
     if kind == "strict":
-        return filelock.StrictSoftFileLock(path, poll_interval=POLL_S, mode=mode)
+        if place is None:
+            return filelock.StrictSoftFileLock(path, poll_interval=POLL_S, mode=mode)
+        lock = PlacedStrictLock(place.through(path.name), poll_interval=POLL_S, mode=mode)
+        lock.place = place
+        return lock
     if place is None:
         return filelock.FileLock(path, poll_interval=POLL_S, mode=mode, fallback_to_soft=False)
     placed = place.through(path.name)
-    return _PlacedLock(placed, poll_interval=POLL_S, mode=mode, fallback_to_soft=False)
+    return PlacedLock(placed, poll_interval=POLL_S, mode=mode, fallback_to_soft=False)
 
 
 class Locks:
@@ -85,7 +84,7 @@ class Locks:
 
     Args:
         setting: ``auto``, or the kind of lock to use everywhere.
-        timeout_s: How long a writer waits for a lock.
+        timeout_s: How long a writer waits while another process holds a lock.
         mount_table: The mount table, in the format of ``/proc/self/mountinfo``.
         share: Whether the group of a shared directory may use the locks of new files.
         claims: The claims of this service; None to make none.
@@ -166,26 +165,22 @@ class Locks:
     def hold(self, file: Path, display_path: str) -> Iterator[HeldLock]:
         """Hold the lock of a file.
 
-        Threads of this process queue first, so that only one of them polls the file lock.
+        Threads of this process queue first, without a limit of time, so that only one of them polls
+        the file lock.
 
         Args:
             file: The file to be written; its lock is the hidden file ``.{name}.lock`` beside it.
             display_path: Its path for errors.
 
         Raises:
-            BusyError: Another writer held the lock for longer than the time-out.
+            BusyError: Another process held the lock for longer than the time-out.
             ConflictError: Another service writes in the directory, with another kind of lock.
             ReadOnlyError: No kind of lock excludes other writers on its file system.
         """
-        until = time.monotonic() + self.timeout_s
-        with self._queue(file) as queue:
-            if not queue.acquire(timeout=self.timeout_s):
-                raise _busy(display_path)
-            try:
-                with self._file_lock(file, display_path, until) as lock:
-                    yield lock
-            finally:
-                queue.release()
+        with self._queue(file) as queue, queue:
+            until = time.monotonic() + self.timeout_s
+            with self._file_lock(file, display_path, until) as lock:
+                yield lock
 
     @contextmanager
     def try_hold(self, file: Path) -> Iterator[bool]:

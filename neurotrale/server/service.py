@@ -24,12 +24,15 @@ from neurotrale.locking.writers import remove_claims
 from neurotrale.server.sockets import open_socket, socket_pair, unix_socket, url_of
 from neurotrale.server.supervisor import SIGNALS, Supervisor
 from neurotrale.server.threads import FileQueues, signals_blocked
+from neurotrale.server.uploads import Uploads
 from neurotrale.server.worker import Limits, run_worker, warn_about_file_limit
 from neurotrale.server.writer import Writer, WriterLink
-from neurotrale.settings.service import HOST, PORT, READY_FILE, UNIX_SOCKET, WORKERS
+from neurotrale.settings.service import HOST, PORT, READY_FILE, SPOOL, UNIX_SOCKET, WORKERS
 from neurotrale.storage.atomic import replace_file
 from neurotrale.storage.data_root import DataRoot
+from neurotrale.storage.spool import Spool
 from neurotrale.tokens.watch import TokenWatch
+from neurotrale.web.admission import Admission
 from neurotrale.web.app import AppSettings, create_app, create_writer
 
 
@@ -73,6 +76,7 @@ class ServeSettings:
         workers: The number of worker processes.
         limits: The limits of each worker.
         ready_file: Written once the service answers requests, removed when it stops.
+        spool: Where large bodies wait until they are complete; None for the temporary directory.
     """
 
     app: AppSettings
@@ -82,6 +86,7 @@ class ServeSettings:
     workers: int = WORKERS.default
     limits: Limits = field(default_factory=Limits)
     ready_file: Path | None = READY_FILE.default
+    spool: Path | None = SPOOL.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +119,8 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         The exit code of the process.
 
     Raises:
-        StartError: The data root, the address, the token file or the ready file is not usable.
+        StartError: The data root, the address, the token file, the ready file or the directory for
+            uploads is not usable.
     """
     # Before any thread is started: one that does not block them would be stopped by them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -130,6 +136,13 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         writer = None if link is None else RemoteWriter(link, PARKED_BYTES)
         app = create_app(replace(settings.app, shelf=shelf), tokens, writer)
         data_root = DataRoot(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
+        admission = Admission(
+            tokens, writer, settings.app.max_body_bytes, has_ui=settings.app.ui is not None
+        )
+        spool = Spool(settings.spool or shelf, data_root)
+        if settings.spool is not None:
+            spool.check()
+        uploads = Uploads(admission.admit, spool, admission.beside)
         _warn_about_hidden_paths(data_root, tokens=settings.app.token_file is not None)
         if settings.ready_file is not None:  # it may be left by a service that died
             settings.ready_file.unlink(missing_ok=True)
@@ -139,7 +152,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         started = Started(url, facts, data_root.root, data_root.datasets(), notes)
         gc.freeze()  # keeps the memory shared that workers have in common with this process
         supervisor = Supervisor(
-            partial(_work, app, listening, settings.limits, link),
+            partial(_work, app, listening, settings.limits, link, uploads),
             settings.workers,
             settings.limits.drain_s + 5,
             prepare=_load_shared,
@@ -158,12 +171,13 @@ def _work(
     listening: socket.socket,
     limits: Limits,
     link: WriterLink | None,
+    uploads: Uploads,
     on_ready: Callable[[], None],
     on_response: Callable[[], None],
 ) -> None:
     if link is not None:
         link.open()
-    run_worker(app, listening, limits, on_ready, on_response, load_all)
+    run_worker(app, listening, limits, on_ready, on_response, load_all, uploads)
 
 
 @contextmanager

@@ -30,9 +30,11 @@ from neurotrale.server.access_log import is_logged, log_response
 from neurotrale.server.held_bodies import HeldBodies
 from neurotrale.server.sockets import receive_stamped
 from neurotrale.server.threads import LeaderFollowerPool
+from neurotrale.server.uploads import Discarding, Upload, Uploads
 from neurotrale.tokens import USER
 from neurotrale.tokens.file import hide_tokens
 from neurotrale.web.error_handlers import OVERLOADED, OVERLOADED_CODE, refusal
+from neurotrale.web.router import NOT_ADMITTED
 
 UNCOPIED_BYTES = 2**15
 FILE_READERS = 4
@@ -61,7 +63,7 @@ class HttpServer:
         pool: The threads that answer the requests.
         queue: The most requests that may wait for a thread; further ones are answered with 503.
         connections: The most open connections; others wait to be accepted.
-        body_bytes: The largest body; a larger one is refused with 413 before it is read.
+        uploads: What is done with the bodies of requests.
         idle_s: Connections without any traffic for this long are closed.
         stall_s: Connections whose client takes nothing of a response for this long are closed.
         on_response: Called for each response of the application, before any of it is sent.
@@ -75,13 +77,14 @@ class HttpServer:
         *,
         queue: int,
         connections: int,
-        body_bytes: int,
+        uploads: Uploads,
         idle_s: int,
         stall_s: float,
         on_response: Callable[[], None],
     ) -> None:
         self.on_response = on_response
         self.held = HeldBodies(_Channel.readers)
+        self.uploads = uploads
         self.stall_s = stall_s
         self._tended_at = 0.0
         self._most_sockets = connections + OWN_SOCKETS
@@ -94,7 +97,7 @@ class HttpServer:
             _dispatcher=_Dispatcher(pool, queue),
             sockets=[listening],
             connection_limit=self._most_sockets + 1,  # one, for which another is closed
-            max_request_body_size=body_bytes + 1,  # waitress refuses a body of this size
+            max_request_body_size=NEVER,  # what is not admitted is not received
             channel_timeout=idle_s,
             outbuf_high_watermark=NEVER,  # for a thread to wait until the client takes more
             ident=None,
@@ -115,6 +118,8 @@ class HttpServer:
             for channel in list(self._server.active_channels.values()):
                 if channel.is_stalled(now):
                     log.info("a client that took nothing for %g s was cut off", self.stall_s)
+                    channel.handle_close()
+                elif channel.discarding is not None and channel.discarding.is_over():
                     channel.handle_close()
 
     def _close_longest_idle(self, now: float) -> None:
@@ -148,7 +153,7 @@ class HttpServer:
     def in_flight(self) -> bool:
         """Whether a request is being received or answered, or a response sent."""
         return any(
-            channel.requests or channel.request or channel.total_outbufs_len
+            channel.requests or channel.request or channel.total_outbufs_len or channel.discarding
             for channel in list(self._server.active_channels.values())
         )
 
@@ -226,6 +231,7 @@ class _AppTask(WSGITask):  # type: ignore[misc]
         environ["wsgi.multiprocess"] = True
         environ[PARKING] = self.request.parking
         environ[ARRIVED_NS] = self.request.arrived_ns
+        environ[NOT_ADMITTED] = self.request.refusal
         return environ
 
     def execute(self) -> None:
@@ -277,10 +283,10 @@ class _AppTask(WSGITask):  # type: ignore[misc]
                 super().write(piece)
 
     def build_response_header(self) -> bytes:
-        """Add ``Connection: close`` when this worker is stopping."""
+        """Add ``Connection: close`` when this worker is stopping, or a body is not received."""
         http: HttpServer = self.channel.http
         http.on_response()
-        if http.is_closing:
+        if http.is_closing or self.request.refusal is not None:
             self.set_close_on_finish()
         header: bytes = super().build_response_header()
         return header
@@ -312,7 +318,7 @@ class _JsonErrorTask(ErrorTask):  # type: ignore[misc]
         headers, body = refusal(error.code, error.reason, str(error.body).partition(' "')[0])
         self.status = f"{error.code} {error.reason}"
         self.response_headers += headers
-        if error.code != OVERLOADED_CODE:
+        if error.code != OVERLOADED_CODE or self.request.refusal is not None:
             self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -341,25 +347,43 @@ def _log(task: Any, written: int, user: str | None) -> None:
 
 
 class _Parser(HTTPRequestParser):  # type: ignore[misc]
-    """A request that is parsed; one that is refused is never asked for its body."""
+    """A request that is parsed; of one that is refused, nothing more is received."""
 
-    def __init__(self, *arguments: Any) -> None:
+    body_rcv: Any
+
+    def __init__(self, uploads: Uploads, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._uploads = uploads
+        self._upload: Upload | None = None
         self.parking = Parking()
         self.arrived_ns = 0
         self.began_s = 0.0
 
     def received(self, data: bytes) -> int:
         consumed: int = super().received(data)
-        if self.error is not None:
+        if self.refusal is not None:
+            self.close()
+            self.body_rcv, self.completed = None, True
+        if self.refusal is not None or self.error is not None:
             self.expect_continue = False
+            return len(data)
         return consumed
+
+    @property
+    def refusal(self) -> Exception | None:
+        """Why the body is not received; None if it is, or if there is none."""
+        return None if self._upload is None else self._upload.refusal
 
     def parse_header(self, header_plus: bytes) -> None:
         try:
             super().parse_header(header_plus)
         except ValueError as error:  # from urlsplit, which fails on http://[
             raise ParsingError("Bad URI") from error
+        if self.body_rcv is not None:
+            self._upload = self.body_rcv.buf = Upload(
+                self._uploads, self.command, self.path, self.query, self.headers,
+                None if self.chunked else self.content_length, waits=self.expect_continue,
+            )  # fmt: skip
 
 
 class _Channel(HTTPChannel):  # type: ignore[misc]
@@ -371,6 +395,9 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     is_postponed = False
     _unacknowledged = 0
     _taken_at = 0.0
+    # Whether its client may still be sending when it is closed; then, what is discarded.
+    lingers = False
+    discarding: Discarding | None = None
     producers = ThreadPoolExecutor(STREAM_PRODUCERS, "stream-producer")
 
     def __init__(self, http: HttpServer, *arguments: Any, **options: Any) -> None:
@@ -389,16 +416,40 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     def _parser(self, adj: Any) -> _Parser:
         """Return the parser of a request whose first bytes are the latest ones."""
-        parser = _Parser(adj)
+        parser = _Parser(self.http.uploads, adj)
         parser.arrived_ns = self.arrived_ns
         return parser
 
     def handle_close(self) -> None:
         """Close the connection; an answer that is not sent yet never arrives."""
+        if self.lingers and not self.total_outbufs_len and self._half_close():
+            return
         is_broken = self.total_outbufs_len > 0
         super().handle_close()
+        with self.outbuf_lock:  # they lead back here, and to the files that they send
+            self.outbufs = [OverflowableBuffer(self.adj.outbuf_overflow)]
+        if self.request is not None:  # its body takes memory, or room on a disk
+            self.request.close()
         if is_broken:
             self._break_off()
+
+    def _half_close(self) -> bool:
+        """Say that nothing more will be sent; return whether the client is still there."""
+        self.lingers = self.will_close = False
+        self.discarding = Discarding()
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return False
+        return True
+
+    def received(self, data: bytes) -> bool:
+        """Take bytes of a request, or discard them."""
+        if self.discarding is None:
+            return bool(super().received(data))
+        if self.discarding.is_over(len(data)):
+            self.handle_close()
+        return False
 
     def _break_off(self) -> None:
         if self.answered is not None and self.answered.on_broken is not None:
@@ -411,7 +462,9 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         if self.total_outbufs_len > MOST_UNSENT_BYTES:  # of earlier requests
             self.is_postponed = True
             return
-        parking = self.requests[0].parking
+        request = self.requests[0]
+        self.lingers = request.error is not None or request.refusal is not None
+        parking = request.parking
         parking.is_parked = False
         self.answered = parking
         try:
@@ -513,7 +566,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             return self.http.held.buffer(data, sent, self._wake)
         except OSError as error:
             log.error("no room for a body that a client does not take: %s", error)
-            self.will_close = True
+            self.will_close = True  # the leader closes it
             self.server.pull_trigger()
             self._break_off()
             raise ClientDisconnected from None

@@ -18,11 +18,11 @@ from types import FrameType
 from typing import Any
 
 from neurotrale.server.threads import LeaderFollowerPool, signals_blocked
+from neurotrale.server.uploads import Uploads
 from neurotrale.server.waitress_adapter import HttpServer
 from neurotrale.settings.service import (
     CONNECTIONS,
     DRAIN_TIMEOUT,
-    MAX_BODY_MB,
     QUEUE,
     STALL_TIMEOUT,
     THREADS,
@@ -45,7 +45,6 @@ class Limits:
         threads: The most requests answered at once; a few, because chunks are CPU-bound.
         connections: The most open connections; a browser opens six.
         queue: The most requests that may wait for a thread; further ones get 503 at once.
-        body_bytes: The largest body; a larger one is refused with 413 before it is read.
         idle_s: Connections without any traffic for this long are closed.
         stall_s: Connections whose client takes nothing of a response for this long are closed.
         drain_s: How long requests in flight may take after the signal to stop.
@@ -54,7 +53,6 @@ class Limits:
     threads: int = THREADS.default
     connections: int = CONNECTIONS.default
     queue: int = QUEUE.default
-    body_bytes: int = MAX_BODY_MB.default * 2**20
     idle_s: int = 120
     stall_s: float = STALL_TIMEOUT.default
     drain_s: float = DRAIN_TIMEOUT.default
@@ -67,6 +65,7 @@ def run_worker(
     on_ready: Callable[[], None],
     on_response: Callable[[], None],
     load: Callable[[], None],
+    uploads: Uploads | None = None,
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish those in flight.
 
@@ -77,6 +76,7 @@ def run_worker(
         on_ready: Called once, when requests will be answered from now on.
         on_response: Called for each response of the application, before any of it is sent.
         load: Called after `on_ready`, in its own thread, to load what requests will need.
+        uploads: What is done with the bodies of requests; by default, all are taken.
     """
     _raise_file_limit()
     pool = LeaderFollowerPool(
@@ -90,7 +90,7 @@ def run_worker(
         pool,
         queue=limits.queue,
         connections=limits.connections,
-        body_bytes=limits.body_bytes,
+        uploads=uploads or Uploads(),
         idle_s=limits.idle_s,
         stall_s=limits.stall_s,
         on_response=on_response,

@@ -21,7 +21,7 @@ from itertools import count
 from struct import Struct
 from threading import Lock, Thread
 
-from neurotrale.server.sockets import Piece, receive, send, socket_pair, try_to_send
+from neurotrale.server.sockets import Outgoing, Piece, receive, send, socket_pair
 from neurotrale.server.threads import FileQueues, Job
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 # died; 0 or 1 in an answer: whether it was taken at all.
 HEADER = Struct("<QB")
 NOTICE = 0  # the number of a message that nobody answers
+MOST_NOTICES = 1000  # beyond that, they are dropped
 
 # While only the last jobs are left, the queues are looked at this often.
 LAST_JOBS_S = 0.05
@@ -41,12 +42,17 @@ class _WorkerConnection:
     def __init__(self, connection: socket.socket) -> None:
         self.socket = connection
         self.is_open = True
-        self._sending = Lock()
+        self._outgoing = Outgoing(connection)
 
     def answer(self, number: int, pieces: Sequence[Piece], *, is_taken: bool = True) -> None:
         """Answer a request; a worker that has gone needs no answer."""
-        with self._sending, suppress(OSError):
-            send(self.socket, [HEADER.pack(number, is_taken), *pieces])
+        with suppress(OSError):
+            self._outgoing.send([HEADER.pack(number, is_taken), *pieces])
+
+    def close(self) -> None:
+        """Close the connection: the worker has gone."""
+        self.is_open = False
+        self._outgoing.close()
 
 
 class Writer:
@@ -108,10 +114,9 @@ class Writer:
     def _take(self, worker: _WorkerConnection) -> None:
         message = receive(worker.socket)
         if message is None:
-            worker.is_open = False
             self._poll.unregister(worker.socket)
             del self._connections[worker.socket.fileno()]
-            worker.socket.close()
+            worker.close()
             return
         number, is_repeated = HEADER.unpack(message[0][: HEADER.size])
         body = message[0][HEADER.size :]
@@ -148,6 +153,7 @@ class WriterLink:
         self._lock = Lock()
         self._process = 0
         self._connection: socket.socket | None = None
+        self._outgoing: Outgoing | None = None
         self._sent: dict[int, _Sent] = {}
         self._numbers = count(1)
         self._is_closed = False
@@ -186,12 +192,12 @@ class WriterLink:
         return answer
 
     def notify(self, pieces: Sequence[Piece]) -> None:
-        """Send a short message that nobody answers; it is lost if the writer is too busy for it."""
+        """Send a short message that nobody answers; it is lost if very many wait for the writer."""
         with self._lock:
             self._open()
-            assert self._connection is not None
+            assert self._outgoing is not None
             with suppress(OSError):
-                try_to_send(self._connection, [HEADER.pack(NOTICE, False), *pieces])
+                self._outgoing.send([HEADER.pack(NOTICE, False), *pieces], MOST_NOTICES)
 
     @property
     def waiting_bytes(self) -> int:
@@ -214,16 +220,13 @@ class WriterLink:
         mine, theirs = socket_pair()
         with theirs:
             send(self._door, [b"worker"], [theirs.fileno()])
-        self._connection = mine
+        self._connection, self._outgoing = mine, Outgoing(mine)
 
     def _send(self, number: int, *, is_repeated: bool) -> None:
-        assert self._connection is not None
+        assert self._outgoing is not None
         # A writer that has just died gets it again when `_receive` has found the next one.
         with suppress(BrokenPipeError, ConnectionResetError):
-            send(
-                self._connection,
-                [HEADER.pack(number, is_repeated), *self._sent[number].pieces],
-            )
+            self._outgoing.send([HEADER.pack(number, is_repeated), *self._sent[number].pieces])
 
     def _receive(self) -> None:
         while True:
@@ -231,7 +234,7 @@ class WriterLink:
             assert connection is not None
             message = receive(connection)
             if message is None:
-                if not self._reconnect(connection):
+                if not self._reconnect():
                     return
                 continue
             number, is_taken = HEADER.unpack(message[0][: HEADER.size])
@@ -240,12 +243,16 @@ class WriterLink:
             if sent is not None:
                 sent.answer.set_result(message[0][HEADER.size :] if is_taken else None)
 
-    def _reconnect(self, old: socket.socket) -> bool:
+    def _reconnect(self) -> bool:
         with self._lock:
-            old.close()
+            assert self._outgoing is not None
+            self._outgoing.close()
             if self._is_closed:
                 return False
             self._connect()
             for number in list(self._sent):
-                self._send(number, is_repeated=True)
+                try:
+                    self._send(number, is_repeated=True)
+                except OSError as error:  # no memory; the others are sent all the same
+                    self._sent.pop(number).answer.set_exception(error)
         return True

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from neurotrale.settings.service import MAX_BODY_MB
+from neurotrale.settings.service import MAX_BODY_MB, SPOOL
 from neurotrale.settings.setting import (
     Command,
     FilePath,
@@ -114,6 +114,7 @@ LOCKS: tuple[Setting[Any], ...] = (
 DOCTOR: tuple[Setting[Any], ...] = (
     replace(LOCK, help="The kind of lock to try; auto chooses by file system."),
     MAX_BODY_MB,
+    replace(SPOOL, kind=FilePath("directory", exists=True)),
     Setting("json", False, Flag(), "Print the findings as JSON."),
     LOG_LEVEL,
 )

@@ -117,6 +117,13 @@ MAX_BODY_MB = Setting(
     "A PUT is held in memory; the largest known files have a few hundred MiB.",
     variable="NEUROTRALE_MAX_BODY_MB",
 )
+SPOOL = Setting[Path | None](
+    "spool", None, FilePath("directory"),
+    "Directory in which bodies above 16 MiB wait until they are complete; without room there, they"
+    " wait beside the file that they replace.",
+    "When the temporary directory is small, as in a container.",
+    variable="NEUROTRALE_SPOOL", default_text="the temporary directory (`TMPDIR`)",
+)
 LOCK_TIMEOUT = Setting(
     "lock-timeout", 10.0, Number(0.0, 600.0),
     "Seconds that a write waits while another service or command holds the lock of its file.",
@@ -174,7 +181,7 @@ ACCESS_LOG = Setting(
 
 SERVICE: tuple[Setting[Any], ...] = (
     HOST, PORT, UNIX_SOCKET, WORKERS, THREADS, CONNECTIONS, QUEUE, READ_ONLY, FOLLOW_SYMLINKS,
-    TOKEN_FILE, UI, CORS_ORIGINS, MAX_BODY_MB, LOCK_TIMEOUT, LOCK, SHARE, GUARD, COMPRESS,
+    TOKEN_FILE, UI, CORS_ORIGINS, MAX_BODY_MB, SPOOL, LOCK_TIMEOUT, LOCK, SHARE, GUARD, COMPRESS,
     CHUNK_CACHE, STALL_TIMEOUT, DRAIN_TIMEOUT, READY_FILE, SERVICE_LOG_LEVEL, ACCESS_LOG,
 )
 # fmt: on

@@ -1,34 +1,41 @@
-"""Caches: bounded in number and size, keyed by file version, or shared between workers.
+"""Caches, bounded in number and size and keyed by file version, and the versions of files.
 
 A `Stamp` identifies the version of a file.
 """
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import math
 import os
-import pickle
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
-from typing import Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar
 
-import xxhash
 from cachetools import LRUCache
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-log = logging.getLogger(__name__)
-
-MAX_SHARED_BYTES = 512 * 2**20
-
 _SECOND_NS = 1_000_000_000
-_SETTLED_NS = 2 * _SECOND_NS
+
+# The coarsest times are those of FAT: 2 s, and those of a clock that ticks.
+COARSE_NS = 2 * _SECOND_NS + _SECOND_NS // 10
+# Fine times follow the clock of the kernel, which ticks at least every 10 ms; a virtual machine may
+# stand still for longer.
+FINE_NS = _SECOND_NS // 4
+_TICK_NS = 10_000_000
+
+# File systems that only this machine writes, with times of its own clock. On others, the clock of a
+# server or of another node counts, which may be behind.
+_OWN_CLOCK = frozenset(
+    ["bcachefs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"]
+)
+_MOUNTINFO = Path("/proc/self/mountinfo")
+_LEARNT_S = 10.0  # the number of a device may be given to another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +50,31 @@ class Stamp:
         size: Size in bytes.
         mtime_ns: Modification time of the content, in nanoseconds since the epoch.
         ctime_ns: Time of the last change of content, mode, owner, times or number of hard links.
+        device: Number of the file system; 0 if unknown.
     """
 
     inode: int
     size: int
     mtime_ns: int
     ctime_ns: int
+    device: int = 0
 
     @classmethod
     def of(cls, status: os.stat_result) -> Stamp:
         """Return the stamp of a stat result."""
-        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return cls(
+            status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev
+        )
 
     @property
     def etag(self) -> str:
         """The stamp as the opaque part of a strong HTTP validator.
 
-        On a file system with whole-second times, each call for a file just written returns another
-        value: the next version may come within the same second.
+        Each call for a file that was just written returns another value: the next version may come
+        with the same stamp.
         """
         tag = f"{self.recorded}-{self.ctime_ns:x}"
-        if self.ctime_ns % _SECOND_NS == 0 and not self.is_settled:
-            return f"{tag}-{time.time_ns():x}"
-        return tag
+        return tag if self.is_settled else f"{tag}-{time.time_ns():x}"
 
     @property
     def recorded(self) -> str:
@@ -79,24 +88,63 @@ class Stamp:
         It does once the next version is certain to have a later one. The ctime counts, too: a file
         that is restored with an older time has changed when it was restored.
         """
-        if not self.is_settled:
-            return None
-        return max(self.mtime_ns, self.ctime_ns) // _SECOND_NS
+        changed_ns = max(self.mtime_ns, self.ctime_ns)
+        date_s = changed_ns // _SECOND_NS
+        # With fine times, another version may follow within the same second.
+        next_ns = (date_s + 1) * _SECOND_NS
+        is_certain = is_settled(changed_ns) or (
+            time.time_ns() - next_ns > FINE_NS and has_fine_times(self.device, self.ctime_ns)
+        )
+        return date_s if is_certain else None
 
     @property
     def is_settled(self) -> bool:
-        """Whether the next version is certain to have another stamp."""
-        return is_settled(max(self.mtime_ns, self.ctime_ns))
+        """Whether the next version is certain to have another stamp.
+
+        It is after the granularity of the times of its file system, which is taken for the coarsest
+        there is until finer times are seen there.
+        """
+        changed_ns = max(self.mtime_ns, self.ctime_ns)
+        return is_settled(changed_ns) or (
+            time.time_ns() - changed_ns > FINE_NS and has_fine_times(self.device, self.ctime_ns)
+        )
 
 
 def is_settled(changed_ns: int) -> bool:
-    """Return whether a change is so old that the next one is certain to have another time.
+    """Return whether a change is so old that the next one has another time on any file system.
 
     Args:
         changed_ns: Time of the change in nanoseconds since the epoch. Some file systems only store
-            whole seconds.
+            every other second.
     """
-    return time.time_ns() - changed_ns > _SETTLED_NS
+    return time.time_ns() - changed_ns > COARSE_NS
+
+
+def has_fine_times(device: int, ctime_ns: int) -> bool:
+    """Return whether changes more than `FINE_NS` apart have different times.
+
+    That is learnt for each device: whether its times are those of this machine's clock, and from
+    the ctime of a file whether they are stored in steps of less than the clock's tick.
+
+    Args:
+        device: Number of the file system.
+        ctime_ns: A ctime on it, which programs cannot set to what it does not store.
+    """
+    return ctime_ns % _TICK_NS != 0 and _has_own_clock(device, int(time.monotonic() / _LEARNT_S))
+
+
+@lru_cache(64)
+def _has_own_clock(device: int, moment: int) -> bool:
+    number = f"{os.major(device)}:{os.minor(device)}"
+    kinds = set()
+    try:
+        for line in _MOUNTINFO.read_text(errors="surrogateescape").split("\n"):
+            place, _, source = line.partition(" - ")
+            if place.split(" ")[2:3] == [number]:
+                kinds.add(source.partition(" ")[0])
+    except OSError:
+        return False
+    return bool(kinds) and kinds <= _OWN_CLOCK
 
 
 class BoundedCache(LRUCache[K, V]):
@@ -199,92 +247,3 @@ class VersionedCache(Generic[V]):
     def _find(self, file: Hashable) -> _CacheEntry[V] | None:
         with self._lock:
             return self._values.get(file)
-
-
-class Versioned(Protocol):
-    """A value that knows its version."""
-
-    @property
-    def etag(self) -> str:
-        """Identifies the version."""
-
-
-T = TypeVar("T", bound=Versioned)
-
-
-class SharedCache(Generic[T]):
-    """Values that one worker computed, stored for the others: a large one takes seconds.
-
-    Best effort: every failure falls back to computing the value.
-
-    Args:
-        directory: A directory that only this service uses; None stores nothing.
-    """
-
-    def __init__(self, directory: Path | None) -> None:
-        self.directory = directory
-
-    def get(self, key: str, etag: str, compute: Callable[[], T]) -> T:
-        """Return a stored value; compute and store it if necessary.
-
-        While one process computes it, the others wait: all of them at once would take longer.
-
-        Args:
-            key: Identifies the value.
-            etag: Its version.
-            compute: Computes the value. A result of another version is returned but not stored.
-        """
-        if self.directory is None:
-            return compute()
-        name = xxhash.xxh3_128_hexdigest(f"{key}\n{etag}".encode(errors="surrogatepass"))
-        path = self.directory / name
-        stored = _load(path)
-        if stored is not None:
-            return cast(T, stored)
-        try:
-            lock = os.open(path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
-        except OSError as error:
-            log.warning("sources are not shared between workers: %s", error)
-            return compute()
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            stored = _load(path)
-            if stored is not None:
-                return cast(T, stored)
-            value = compute()
-            if value.etag == etag:
-                self._put(path, value)
-            return value
-        finally:
-            os.close(lock)
-
-    def _put(self, path: Path, value: T) -> None:
-        assert self.directory is not None
-        temporary = path.with_suffix(".new")
-        try:
-            with temporary.open("wb") as file:
-                pickle.dump(value, file, protocol=5)
-            temporary.rename(path)
-            self._evict(self.directory)
-        except OSError as error:
-            log.warning("a source is not shared between workers: %s", error)
-            temporary.unlink(missing_ok=True)
-
-    def _evict(self, directory: Path) -> None:
-        stored = [(path.stat(), path) for path in directory.iterdir() if not path.suffix]
-        stored.sort(key=lambda pair: pair[0].st_mtime_ns, reverse=True)
-        size_bytes = 0
-        for status, path in stored:
-            size_bytes += status.st_size
-            if size_bytes > MAX_SHARED_BYTES:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".lock").unlink(missing_ok=True)
-
-
-def _load(path: Path) -> object | None:
-    try:
-        with path.open("rb") as file:
-            value: object = pickle.load(file)
-            return value
-    except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-        return None

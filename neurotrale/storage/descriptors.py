@@ -1,4 +1,4 @@
-"""Open directories, and parts of open files.
+"""Open directories, parts of open files, and what is closed in time.
 
 The entries of an open directory are opened, created, renamed and listed by its descriptor. Names
 are single names here, and no call follows a symbolic link. Errors name the path.
@@ -8,8 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakSet
+
+# Descriptors that lapse within the shorter time are closed together.
+_SHORTEST_S, _LONGEST_S = 0.05, 1.0
 
 SAFE_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """Flags for a file: not through a link, and without waiting for a pipe."""
@@ -89,10 +95,10 @@ class Directory:
         finally:
             os.close(descriptor)
 
-    def make_directory(self, name: str) -> None:
-        """Create a directory in this one."""
+    def make_directory(self, name: str, mode: int = 0o777) -> None:
+        """Create a directory in this one, with a mode less the umask."""
         try:
-            os.mkdir(name, dir_fd=self.descriptor)
+            os.mkdir(name, mode, dir_fd=self.descriptor)
         except OSError as error:
             raise self._named(error, name) from None
 
@@ -176,3 +182,52 @@ class FilePart:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+# --- what is closed in time ---
+
+
+class Lapsing(Protocol):
+    """Keeps descriptors open for a time."""
+
+    def expire(self) -> float | None:
+        """Close those that have lapsed; return when the next one lapses, None if none is open."""
+
+    def start(self) -> None:
+        """Forget all, as in a new process."""
+
+
+_kept: WeakSet[Lapsing] = WeakSet()
+_closing = threading.Lock()
+_is_closing = False
+
+
+def close_in_time(kept: Lapsing) -> None:
+    """Close descriptors when they lapse, by a thread that runs as long as there are any."""
+    global _is_closing
+    with _closing:
+        _kept.add(kept)
+        if not _is_closing:
+            _is_closing = True
+            threading.Thread(target=_close_lapsed, name="close-directories", daemon=True).start()
+
+
+def _close_lapsed() -> None:
+    global _is_closing
+    while True:
+        with _closing:
+            lapses = [lapse for kept in list(_kept) if (lapse := kept.expire()) is not None]
+            if not lapses:
+                _is_closing = False
+                return
+        time.sleep(min(_LONGEST_S, max(_SHORTEST_S, min(lapses) - time.monotonic())))
+
+
+def _after_fork() -> None:
+    global _closing, _is_closing
+    _closing, _is_closing = threading.Lock(), False
+    for kept in list(_kept):
+        kept.start()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -6,7 +6,7 @@ created, renamed and listed in the open directory, whatever becomes of its name.
 out of the root or to a hidden name, unless that is allowed.
 
 An open directory is used again for at most a second, as it may have been moved out of the root, and
-is closed when nobody uses it, as it would keep its file system from being unmounted.
+is closed then, as it would keep its file system from being unmounted.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import logging
 import os
 import threading
 import time
+from collections import OrderedDict
 from functools import lru_cache
 from pathlib import Path
 
-from neurotrale.storage.descriptors import PATH_FLAGS, Directory
+from neurotrale.storage.descriptors import PATH_FLAGS, Directory, close_in_time
 from neurotrale.storage.names import Parts, is_hidden
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,55 @@ LIFETIME_S = 1.0
 MOST_DIRECTORIES = 128
 MOST_LINKS = 40
 
-_Entry = tuple[float, Directory]
+OpenEntry = tuple[float, Directory]
+"""When a directory is not used any more, by `time.monotonic`, and the directory."""
+
+
+class OpenDirectories:
+    """Directories that are kept open until their second is over; those used last, if many are.
+
+    They are closed then by a thread, whether more are opened or not. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Forget all, as in a new process."""
+        self._entries: OrderedDict[Parts, OpenEntry] = OrderedDict()  # the last one used is last
+        self._guard = threading.Lock()
+
+    def find(self, parts: Parts) -> OpenEntry | None:
+        """Return an open directory; None if there is none."""
+        with self._guard:
+            entry = self._entries.get(parts)
+            if entry is None or entry[0] <= time.monotonic():
+                return None
+            self._entries.move_to_end(parts)
+            return entry
+
+    def keep(self, parts: Parts, entry: OpenEntry) -> None:
+        """Keep a directory open; close the one that was not used for longest if there are many."""
+        with self._guard:
+            self._entries.pop(parts, None)
+            while len(self._entries) >= MOST_DIRECTORIES:
+                self._entries.popitem(last=False)
+            self._entries[parts] = entry
+        close_in_time(self)
+
+    def forget(self, parts: Parts) -> None:
+        """Close a directory, and all above it, once nobody uses them."""
+        with self._guard:
+            for depth in range(len(parts) + 1):
+                self._entries.pop(parts[:depth], None)
+
+    def expire(self) -> float | None:
+        """Close what has lapsed; return when the next one lapses, None if no directory is open."""
+        now = time.monotonic()
+        with self._guard:
+            for parts in [parts for parts, entry in self._entries.items() if entry[0] <= now]:
+                del self._entries[parts]
+            return min((entry[0] for entry in self._entries.values()), default=None)
 
 
 class Directories:
@@ -43,8 +92,7 @@ class Directories:
         self.root = root
         self.follow_symlinks = follow_symlinks
         self._prefix = root.rstrip("/") + "/"
-        self._open: dict[Parts, _Entry] = {}
-        self._guard = threading.Lock()
+        self._open = OpenDirectories()
 
     def get(self, parts: Parts) -> Directory:
         """Return a directory that was opened within the last second, or open it now.
@@ -56,17 +104,15 @@ class Directories:
             OSError: It does not exist, is not a directory, or a link on the way leads out of the
                 root, to a hidden name, or in circles (ELOOP).
         """
-        known = self._open.get(parts)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
-        return self._entry(parts, 0)[1]
+        known = self._open.find(parts)
+        return self._entry(parts, 0)[1] if known is None else known[1]
 
     def renew(self, parts: Parts) -> bool:
         """Open a directory anew; return whether it is another one than before.
 
         It is for what was not found: the directory may have been replaced within the last second.
         """
-        known = self._open.get(parts)
+        known = self._open.find(parts)
         self.forget(parts)
         try:
             new = self.get(parts)
@@ -78,9 +124,7 @@ class Directories:
 
     def forget(self, parts: Parts) -> None:
         """Let a directory, and all above it, be opened anew when they are needed."""
-        with self._guard:
-            for depth in range(len(parts) + 1):
-                self._open.pop(parts[:depth], None)
+        self._open.forget(parts)
 
     def locate(self, parts: Parts) -> tuple[Directory, str]:
         """Return where a file is: its directory, and its name there, which is not a link.
@@ -110,19 +154,12 @@ class Directories:
                 directory, name = self._entry(parts[:-1], hops + 1)[1], parts[-1]
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), f"{directory.path}/{name}")
 
-    def expire(self) -> bool:
-        """Close directories that were not needed lately; return whether some are still open."""
-        now = time.monotonic()
-        with self._guard:
-            self._open = {parts: entry for parts, entry in self._open.items() if entry[0] > now}
-            return bool(self._open)
-
-    def _entry(self, parts: Parts, hops: int) -> _Entry:
+    def _entry(self, parts: Parts, hops: int) -> OpenEntry:
         """Walk to a directory, from the nearest one above it that is still open."""
-        now, known = time.monotonic(), None
+        known = None
         for depth in range(len(parts), -1, -1):
-            entry = self._open.get(parts[:depth])
-            if entry is not None and entry[0] > now:
+            entry = self._open.find(parts[:depth])
+            if entry is not None:
                 known = depth, entry
                 break
         try:
@@ -134,18 +171,18 @@ class Directories:
         self.forget(parts)
         return self._walk(parts, hops, None)
 
-    def _walk(self, parts: Parts, hops: int, known: tuple[int, _Entry] | None) -> _Entry:
+    def _walk(self, parts: Parts, hops: int, known: tuple[int, OpenEntry] | None) -> OpenEntry:
         if known is None:
             until = time.monotonic() + LIFETIME_S
             known = 0, (until, Directory(os.open(self.root, PATH_FLAGS), self.root))
-            self._keep((), known[1])
+            self._open.keep((), known[1])
         start, entry = known
         for depth in range(start, len(parts)):
             entry = self._child(entry, parts[depth], hops)
-            self._keep(parts[: depth + 1], entry)
+            self._open.keep(parts[: depth + 1], entry)
         return entry
 
-    def _child(self, entry: _Entry, name: str, hops: int) -> _Entry:
+    def _child(self, entry: OpenEntry, name: str, hops: int) -> OpenEntry:
         until, above = entry
         try:
             descriptor = os.open(name, PATH_FLAGS | os.O_NOFOLLOW, dir_fd=above.descriptor)
@@ -185,14 +222,6 @@ class Directories:
             if is_hidden(parts):
                 raise _refused(link, real, "to a hidden file")
         return real, parts
-
-    def _keep(self, parts: Parts, entry: _Entry) -> None:
-        with self._guard:
-            self._open.pop(parts, None)
-            while len(self._open) >= MOST_DIRECTORIES:
-                del self._open[next(iter(self._open))]
-            self._open[parts] = entry
-        _close_when_idle()
 
 
 def _refused(link: str, real: str, where: str) -> OSError:
@@ -259,41 +288,3 @@ def _below_root(path: str) -> tuple[Directories, Parts] | None:
             if directories is not None:
                 return directories, tuple(filter(None, names[depth:]))
     return None
-
-
-# --- closing ---
-
-_closing = threading.Lock()
-_is_closing = False
-
-
-def _close_when_idle() -> None:
-    global _is_closing
-    if _is_closing:
-        return
-    with _closing:
-        if not _is_closing:
-            _is_closing = True
-            threading.Thread(target=_close_idle, name="close-directories", daemon=True).start()
-
-
-def _close_idle() -> None:
-    global _is_closing
-    while True:
-        time.sleep(LIFETIME_S)
-        with _closing:
-            still_open = [directories.expire() for directories in list(_roots.values())]
-            if not any(still_open):
-                _is_closing = False
-                return
-
-
-def _after_fork() -> None:
-    global _closing, _is_closing
-    _closing, _is_closing = threading.Lock(), False
-    for directories in _roots.values():
-        directories._open = {}
-        directories._guard = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

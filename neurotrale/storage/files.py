@@ -19,7 +19,7 @@ from neurotrale.errors import (
     raise_read_error,
     reading,
 )
-from neurotrale.storage.cache import Stamp, is_settled
+from neurotrale.storage.cache import Stamp
 from neurotrale.storage.compression import decompress
 from neurotrale.storage.data_root import DataRoot, may_be_served
 from neurotrale.storage.descriptors import SAFE_FLAGS, Directory
@@ -255,7 +255,7 @@ class Files:
             opened = self.data_root.directories.get(directory)
             quiet = opened.notes.get(_QUIET)
             if quiet is None:
-                quiet = is_settled(os.fstat(opened.descriptor).st_mtime_ns)
+                quiet = Stamp.of(os.fstat(opened.descriptor)).is_settled
                 opened.notes[_QUIET] = quiet
         except OSError:  # whoever opens a file there reports it
             return {}

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from neurotrale.errors import DamagedError, IrregularFileError
-from neurotrale.storage.descriptors import SAFE_FLAGS
-from neurotrale.storage.directories import directory_of, status_of
+from neurotrale.storage.descriptors import PATH_FLAGS, SAFE_FLAGS, Directory
+from neurotrale.storage.directories import directory_at, directory_of, status_of
 
 _CREATE_FLAGS = os.O_CREAT | os.O_EXCL
 
@@ -86,12 +86,8 @@ def open_regular(path: Path) -> BinaryIO:
 def lines_backwards(file: BinaryIO, most_bytes: int = sys.maxsize) -> Iterator[bytes]:
     """Iterate over the lines of a file from its end, reading no more of it than necessary.
 
-    Empty lines are left out.
-
-    Args:
-        file: The file.
-        most_bytes: Of a longer line, at least so many bytes from its beginning are there, and a few
-            from its end, but perhaps not all in between.
+    Empty lines are left out. Of a line of more than `most_bytes`, at least so many from its
+    beginning are there, and a few from its end, but perhaps not all in between.
     """
     at = file.seek(0, os.SEEK_END)
     parts: list[bytes] = []  # of a line whose start is not yet found, last part first
@@ -274,20 +270,30 @@ def is_mapped(kind: str, id_: int) -> bool:
     return id_ != overflow or ranges == ["0", "0", str(2**32 - 1)]
 
 
-def make_own_directory(directory: Path) -> None:
-    """Create a directory in which other users cannot create links; keep it if it exists.
+def make_own_directory(directory: Path, place: Directory | None = None) -> Directory:
+    """Open a directory in which other users cannot create links; create it if necessary.
+
+    Args:
+        directory: The directory.
+        place: The open directory above it, wherever its name leads to now.
 
     Raises:
         DamagedError: The path exists, but is not such a directory.
         OSError: The directory cannot be created.
     """
+    place = place or directory_at(directory.parent)
     with suppress(FileExistsError):
-        directory.mkdir(0o700)
-    status = directory.lstat()
-    others = stat.S_IWGRP | stat.S_IWOTH
-    if not stat.S_ISDIR(status.st_mode) or status.st_mode & others or status.st_uid != os.geteuid():
-        raise DamagedError(
-            str(directory),
-            "expected a directory that only this user can write in, found something else. Move it"
-            " aside, and try again.",
-        )
+        place.make_directory(directory.name, 0o700)
+    status = place.status(directory.name)
+    if stat.S_ISDIR(status.st_mode):
+        flags = PATH_FLAGS | os.O_NOFOLLOW
+        opened = Directory(place.open(directory.name, flags), str(directory))
+        status = os.fstat(opened.descriptor)
+        is_closed = not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if is_closed and status.st_uid == os.geteuid():
+            return opened
+    raise DamagedError(
+        str(directory),
+        "expected a directory that only this user can write in, found something else. Move it"
+        " aside, and try again.",
+    )

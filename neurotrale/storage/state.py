@@ -11,7 +11,8 @@ from pathlib import Path
 
 from neurotrale.errors import DamagedError
 from neurotrale.storage.atomic import temporary_path
-from neurotrale.storage.regular import create_regular, make_own_directory, open_regular
+from neurotrale.storage.descriptors import Directory
+from neurotrale.storage.regular import make_own_directory, open_regular
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +46,9 @@ class ServiceId:
             return
         self._is_kept = True
         try:
-            make_own_directory(self._path.parent)
+            place = make_own_directory(self._path.parent)
             if self._read() is None:
-                self._write()
+                self._write(place)
         except (OSError, DamagedError) as error:
             log.warning("browsers get another cookie after a restart: %s", error)
 
@@ -58,10 +59,10 @@ class ServiceId:
                 return content.decode()
         return None
 
-    def _write(self) -> None:
-        temporary = temporary_path(self._path)
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        with os.fdopen(create_regular(temporary, os.O_WRONLY, 0o600), "wb") as file:
+    def _write(self, place: Directory) -> None:
+        temporary = temporary_path(self._path).name
+        place.unlink(temporary, missing_ok=True)
+        descriptor = place.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
             file.write(self.value.encode())
-        temporary.replace(self._path)
+        place.rename(temporary, self._path.name)

@@ -22,6 +22,7 @@ from typing import Literal
 
 from neurotrale.locking.filesystems import FileSystem, LockChoice, file_system_of
 from neurotrale.storage.acl import GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, AclEntry, encode_acl
+from neurotrale.storage.cache import COARSE_NS, FINE_NS, has_fine_times
 from neurotrale.storage.permissions import (
     NFS4_ACLS,
     POSIX_ACL,
@@ -63,20 +64,23 @@ class Diagnosis:
     advice: str = ""
 
 
-def examine(root: Path, table: Sequence[FileSystem], body_bytes: int) -> list[Diagnosis]:
+def examine(
+    root: Path, table: Sequence[FileSystem], body_bytes: int, spool: Path | None = None
+) -> list[Diagnosis]:
     """Examine everything but the lock.
 
     Args:
         root: The data root.
         table: The mount table.
         body_bytes: Largest accepted annotation file.
+        spool: Where large uploads wait; None for the temporary directory.
     """
     found = [mount_of(root, table), automount(root, table)]
     with scratch_in(root) as scratch:
         if scratch is not None:
             found += [access_lists(scratch), times(scratch)]
-    found += [users(root), openat2(root), *space(root, body_bytes), *who_may_write(root)]
-    return found
+    found += [users(root), openat2(root), *space(root, body_bytes, spool)]
+    return found + who_may_write(root)
 
 
 @contextmanager
@@ -98,8 +102,7 @@ def mount_of(root: Path, table: Sequence[FileSystem]) -> Diagnosis:
     system = file_system_of(root, list(table))
     fact = f"{system.kind}, mounted at {system.mounted_at}"
     if os.statvfs(root).f_flag & os.ST_RDONLY:
-        advice = "Start the service with --read-only."
-        return Diagnosis("file system", "note", f"{fact}, read-only", advice)
+        return Diagnosis("file system", "note", f"{fact}, read-only", "Start with --read-only.")
     return Diagnosis("file system", "ok", fact)
 
 
@@ -192,7 +195,10 @@ def times(scratch: Path) -> Diagnosis:
         advice = "Nothing: versions are told apart by content where times are too coarse."
         return Diagnosis("times", "note", "told in whole seconds or more", advice)
     step = min(later - earlier for earlier, later in pairwise(sorted(set(seen))))
-    return Diagnosis("times", "ok", f"told in steps of {step / 1e6:.3g} ms")
+    now = file.stat()
+    wait = FINE_NS if has_fine_times(now.st_dev, now.st_ctime_ns) else COARSE_NS
+    fact = f"told in steps of {step / 1e6:.3g} ms; a version is settled after {wait / 1e9:g} s"
+    return Diagnosis("times", "ok", fact)
 
 
 def users(root: Path) -> Diagnosis:
@@ -207,8 +213,8 @@ def users(root: Path) -> Diagnosis:
     fact = f"{me} in a user namespace of {ranges[2]} users"
     if lacking:
         advice = (
-            "Saves keep the owner and group of a file only as far as the kernel permits; let the"
-            " directories have set-group-id, so that new files belong to the lab's group."
+            "Saves keep a file's owner and group only as far as the kernel permits: set-group-id on"
+            " directories gives new files to the lab's group."
         )
         fact += f"; the data's {' and '.join(lacking)} has no number in it"
         return Diagnosis("user", "note", fact, advice)
@@ -228,24 +234,20 @@ def openat2(root: Path) -> Diagnosis:
     return Diagnosis("openat2", "ok", f"refused ({name}); paths are walked without it")
 
 
-def space(root: Path, body_bytes: int) -> list[Diagnosis]:
+def space(root: Path, body_bytes: int, spool: Path | None) -> list[Diagnosis]:
     """Say how much room there is for uploads and for the data."""
-    spool = Path(tempfile.gettempdir())
+    spool = spool or Path(tempfile.gettempdir())
     free = shutil.disk_usage(spool).free
     fact = f"{_mib(free)} free in {spool}, where large uploads wait"
-    found = [Diagnosis("spool", "ok", fact)]
-    if free < body_bytes:
-        advice = (
-            f"Uploads of up to {_mib(body_bytes)} are accepted (--max-body-mb): name a directory"
-            " with more room in TMPDIR, and bind it in a container."
-        )
-        found = [Diagnosis("spool", "note", fact, advice)]
+    most = f"Uploads of up to {_mib(body_bytes)} are accepted (--max-body-mb)"
+    advice = f"{most}, and larger ones wait in the data: make room with --spool or TMPDIR."
+    is_small = free < body_bytes
+    found = [Diagnosis("spool", "note" if is_small else "ok", fact, advice if is_small else "")]
     status = os.statvfs(root)
     free = status.f_bavail * status.f_frsize
     fact = f"{_mib(free)} free in the data root"
     few_inodes = status.f_files > 0 and status.f_favail < FEW_INODES
-    if few_inodes:
-        fact += f", and only {status.f_favail} more files"
+    fact += f", and only {status.f_favail} more files" if few_inodes else ""
     if free < FEW_BYTES or few_inodes:
         advice = "Saves get 507 when it is full: make room, or have the quota raised."
         return [*found, Diagnosis("space", "note", fact, advice)]
@@ -279,8 +281,7 @@ def _others(root: Path, directories: Sequence[Path]) -> Diagnosis:
         advice = "Take that right away: chmod o-w on it."
         fact = f"every user of this machine may write in {open_to_all[0]}"
         return Diagnosis("group", "problem", fact, advice)
-    may_write = permissions_of(root).mode_without_acl & stat.S_IWGRP
-    if not may_write:
+    if not permissions_of(root).mode_without_acl & stat.S_IWGRP:
         return Diagnosis("group", "ok", "only the owner may write in the data root")
     if shared_rights(root):
         return Diagnosis("group", "ok", "the group may write, also what the service creates")

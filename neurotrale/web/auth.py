@@ -55,18 +55,15 @@ class TokenMiddleware:
             TokensUnusableError: The token file cannot be used.
         """
         given: tuple[str, ...] = req.env.get(TOKENS_IN_PATH, ())
-        if _PUBLIC.fullmatch(req.path) and not given:
+        if is_public(req.path) and not given:
             return
         queried = req.get_param_as_list("token") or []
         if _is_preflight(req):
             return  # browsers send no token with a preflight, and it reveals nothing about the data
-        secret, token = _check(self.tokens.now(), {*given, *queried, *_bearer(req)})
+        sent = {*given, *queried, *bearer(req.get_header("Authorization"))}
+        secret, token = find_token(self.tokens.now(), sent)
         req.env[USER], req.env[MAY_WRITE] = token.name, token.may_write
-        if req.method not in _SAFE_METHODS and not token.may_write:
-            raise ReadOnlyError(
-                f"The token of {token.name} is read-only. To change annotations, ask whoever"
-                " started the service for a token with 'rw'."
-            )
+        check_method(token, req.method)
         if queried and not given and req.method in ("GET", "HEAD"):
             _redirect(req, resp, secret)
 
@@ -77,7 +74,21 @@ class TokenMiddleware:
         resp.set_header("Referrer-Policy", "same-origin")
 
 
-def _check(tokens: TokenList, given: set[str]) -> tuple[str, Token]:
+def is_public(path: str) -> bool:
+    """Return whether a path needs no token."""
+    return _PUBLIC.fullmatch(path) is not None
+
+
+def find_token(tokens: TokenList, given: set[str]) -> tuple[str, Token]:
+    """Return the one token of a request.
+
+    Args:
+        tokens: The valid tokens.
+        given: What the request has.
+
+    Raises:
+        NoTokenError: There is none, none that is valid, or several.
+    """
     given.discard("")
     if not given:
         raise NoTokenError(f"This service requires a token. {_HOW_TO_SEND}")
@@ -90,8 +101,22 @@ def _check(tokens: TokenList, given: set[str]) -> tuple[str, Token]:
     return secret, token
 
 
-def _bearer(req: Request) -> list[str]:
-    match = _BEARER.fullmatch(req.get_header("Authorization") or "")
+def check_method(token: Token, method: str) -> None:
+    """Check that a token allows a method.
+
+    Raises:
+        ReadOnlyError: It does not.
+    """
+    if method not in _SAFE_METHODS and not token.may_write:
+        raise ReadOnlyError(
+            f"The token of {token.name} is read-only. To change annotations, ask whoever"
+            " started the service for a token with 'rw'."
+        )
+
+
+def bearer(authorization: str | None) -> list[str]:
+    """Return the token of an Authorization header, if it has one."""
+    match = _BEARER.fullmatch(authorization or "")
     return [match[1]] if match else []
 
 

@@ -36,6 +36,29 @@ _SESSION = re.compile(f"/+as/+({SESSION_PATTERN})(?=/|$)")
 _VOXELS = re.compile("/+voxels(?=/|$)")
 
 
+def without_prefixes(path: str, *, tokens: bool) -> tuple[tuple[str, ...], list[str]]:
+    """Strip the prefixes of a path without looking at the data.
+
+    Args:
+        path: The path.
+        tokens: Whether the service asks for tokens.
+
+    Returns:
+        The tokens in the path, and what may be behind the prefixes: it is not known here whether
+        ``voxels`` is a directory in the data root.
+    """
+    given, end = [], 0
+    while tokens and (match := _TOKEN.match(path, end)):
+        given.append(match[1])
+        end = match.end()
+    session = _SESSION.match(path, end)
+    ends = [end] if session is None else [session.end()]
+    voxels = None if session is None else _VOXELS.match(path, session.end())
+    if voxels is not None:
+        ends.append(voxels.end())
+    return tuple(given), [path[end:] or "/" for end in ends]
+
+
 class Prefixes:
     """Strips the prefixes of paths.
 

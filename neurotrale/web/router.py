@@ -26,6 +26,10 @@ from neurotrale.web.responses import DATA_POLICY
 App = falcon.App[Request, Response]
 Values = Callable[[Mapping[str, str]], dict[str, object]]
 
+NOT_ADMITTED = "neurotrale.not_admitted"
+"""Key of the WSGI environment for the error of a request that the server did not admit, because of
+its headers; its body was not received. None or absent for others."""
+
 _SLASHES = re.compile("/{2,}")
 
 # Clients ask for the same paths again. Long paths are not cached, to bound the memory.
@@ -45,6 +49,7 @@ class Route:
         parameter: Query parameter that the route requires; "" for none.
         method_map: Responder of each HTTP method.
         own_methods: The methods that the resource itself implements, without HEAD and OPTIONS.
+        allowed: All methods but those that are answered with 405.
     """
 
     uri_template: str
@@ -54,6 +59,7 @@ class Route:
     parameter: str
     method_map: dict[str, Any]
     own_methods: tuple[str, ...]
+    allowed: tuple[str, ...]
 
 
 class _AnyMethod(dict[str, Any]):
@@ -94,11 +100,12 @@ class OrderedRouter:
         own = tuple(method_map)
         if "GET" in method_map:
             method_map.setdefault("HEAD", method_map["GET"])
+        allowed = (*sorted(method_map.keys() - {"OPTIONS"}), "OPTIONS")
         set_default_responders(method_map)  # type: ignore[arg-type]
         method_map = _AnyMethod(method_map)
         compiled = re.compile(pattern, re.DOTALL)
         self.routes.append(
-            Route(uri_template, compiled, values, resource, parameter, method_map, own)
+            Route(uri_template, compiled, values, resource, parameter, method_map, own, allowed)
         )
         if parameter:
             self._parameters.add(parameter)
@@ -112,17 +119,27 @@ class OrderedRouter:
         Raises:
             MissingError, NameTooLongError: The path contains a name that is never served.
         """
-        path = _SLASHES.sub("/", uri) if "//" in uri else uri
-        parameters = (
-            frozenset(filter(req.has_param, self._parameters)) if req is not None else frozenset()
-        )
-        match = self._match_cached if len(path) <= CACHED_PATH_CHARACTERS else self._match
-        found = match(path, parameters)
+        found = self.match(uri, (lambda name: False) if req is None else req.has_param)
         if found is None:
             return None
         route, values = found
+        return route.resource, route.method_map, values, route.uri_template
+
+    def match(
+        self, uri: str, has_param: Callable[[str], bool]
+    ) -> tuple[Route, dict[str, object]] | None:
+        """Find the route of a path, and the arguments of its responder; see `find`.
+
+        Args:
+            uri: The path.
+            has_param: Returns whether the query has a parameter.
+        """
+        path = _SLASHES.sub("/", uri) if "//" in uri else uri
+        parameters = frozenset(filter(has_param, self._parameters))
+        match = self._match_cached if len(path) <= CACHED_PATH_CHARACTERS else self._match
+        found = match(path, parameters)
         # Falcon's hooks may change the values.
-        return route.resource, route.method_map, dict(values), route.uri_template
+        return None if found is None else (found[0], dict(found[1]))
 
     def _match(
         self, path: str, parameters: frozenset[str]
@@ -169,7 +186,14 @@ class ViewerMiddleware:
     def process_resource(
         self, req: Request, resp: Response, resource: object, params: dict[str, object]
     ) -> None:
-        """Redirect a bare prefix, once the token in it has been checked."""
+        """Redirect a bare prefix, once its token has been checked; refuse what has no body.
+
+        Raises:
+            Exception: The server did not admit the request.
+        """
+        refused = req.env.get(NOT_ADMITTED)
+        if refused is not None:
+            raise refused
         if req.env.get(IS_BARE):
             redirect_bare_prefix(req, resp)
 

@@ -63,7 +63,7 @@ from neurotrale.web.resources.webapps import (
     ViewerRedirect,
     ViewerResource,
 )
-from neurotrale.web.router import App, Values
+from neurotrale.web.router import App, OrderedRouter, Values
 
 Groups = Mapping[str, str]
 Arguments = dict[str, object]
@@ -193,6 +193,9 @@ ROUTES = (
     Row("/{file}", FileResource, _file),
 )
 
+OF_UI = frozenset({UiResource, UiRedirect, UiAssetResource})
+"""The resources that only a service with a second user interface has."""
+
 # --- patterns of the parts of a template ---
 
 _BOX = r"-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+_-?[0-9]+--?[0-9]+"
@@ -229,14 +232,18 @@ def pattern_of(template: str) -> str:
     return pattern + re.escape(template[end:])
 
 
-def add_routes(app: App, resources: Iterable[object]) -> None:
+def add_routes(app: App | OrderedRouter, resources: Iterable[object]) -> None:
     """Add the rows of the table to an app.
 
     Args:
-        app: An app with an `OrderedRouter`.
-        resources: One instance of each class in the table; rows without an instance are skipped.
+        app: An app with an `OrderedRouter`; or such a router, which tells who would respond.
+        resources: One instance of each class in the table, or the class itself where nobody is to
+            respond; rows without one are skipped.
     """
-    by_class = {type(resource): resource for resource in resources}
+    by_class = {
+        resource if isinstance(resource, type) else type(resource): resource
+        for resource in resources
+    }
     for row in ROUTES:
         if row.resource in by_class:
             app.add_route(
