@@ -18,10 +18,10 @@ from tests.processes import environment, neurotrale
 
 Annotation = dict[str, Any]
 
-# As Chromium sends them from a page of the viewer.
+# As Chromium sends them from a page of the viewer, on another port of the same machine.
 PAGE = {
-    "Origin": "https://viewer.example.org",
-    "Referer": "https://viewer.example.org/",
+    "Origin": "http://localhost:8080",
+    "Referer": "http://localhost:8080/",
     "Content-Type": "text/plain;charset=UTF-8",
     "Accept": "*/*",
 }

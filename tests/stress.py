@@ -34,7 +34,7 @@ from typing import Any
 from neurotrale.annotations.changes import apply, reversed_hunks
 from neurotrale.annotations.contents import etag_of
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.records import ContentState, JournalRecord
+from neurotrale.annotations.journal_records import ContentState, JournalRecord
 from neurotrale.locking.locks import Locks
 from tests.processes import claims_in, names_in
 

@@ -31,10 +31,10 @@ CONTENT = b"""[
 BROKEN = b'[{"id": "p", "type": "point", "point": [1, 2'
 MEBIBYTE = 2**20
 
-# As Chromium sends them from a page of the viewer.
+# As Chromium sends them from a page of the viewer, on another port of the same machine.
 PAGE = {
-    "Origin": "https://viewer.example.org",
-    "Referer": "https://viewer.example.org/",
+    "Origin": "http://localhost:8080",
+    "Referer": "http://localhost:8080/",
     "Content-Type": "text/plain;charset=UTF-8",
     "Accept": "*/*",
     "Accept-Encoding": "gzip, deflate, br, zstd",
@@ -377,11 +377,13 @@ def test_body_in_chunks_is_taken_as_one(brain: Brain) -> None:
 def test_body_that_breaks_off_on_the_way_changes_nothing(brain: Brain) -> None:
     path = urlsplit(brain.url()).path
     with socket.create_connection(("127.0.0.1", brain.service.port)) as raw:
-        raw.sendall(f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n[]".encode())
+        raw.sendall(
+            f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n[]".encode()
+        )
         raw.shutdown(socket.SHUT_WR)
         assert b"200" not in raw.recv(1024)
     with socket.create_connection(("127.0.0.1", brain.service.port)) as raw:
-        head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = f"PUT {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         raw.sendall(head.encode() + b"2\r\n[]\r\n")
         raw.shutdown(socket.SHUT_WR)
         assert b"200" not in raw.recv(1024)

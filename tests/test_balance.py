@@ -8,7 +8,9 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -98,7 +100,7 @@ def services(
     tokens = ground / "tokens"
     tokens.touch(0o600)
     tokens.write_text(f"anna:rw:{TOKENS[0]}\nbob:rw:{TOKENS[1]}\n")
-    options = ("--token-file", str(tokens), "--lock", "flock")
+    options = ("--token-file", str(tokens), "--lock", "flock", "--trusted-proxy", NODES[0])
     return [start_service(ground / "data", "--host", node, *options) for node in NODES]
 
 
@@ -187,6 +189,48 @@ def test_chunk_is_asked_of_one_node_in_all_forms(balanced: Balanced) -> None:
 def test_log_of_haproxy_has_no_token_and_no_session(balanced: Balanced) -> None:
     for form in (*FORMS.values(), f"/as/{SESSIONS[0]}/token/{TOKENS[0]}", f"/%61s/{SESSIONS[0]}"):
         ask(balanced, form, "info", "logged")
+    for path in (
+        f"/token/{TOKENS[0]}/token/{TOKENS[0]}/",
+        f"//token//{TOKENS[0]}//token//{TOKENS[0]}",
+        f"/token/{TOKENS[0]}/token/{TOKENS[1]}/lab/brain/info",
+        f"/%74oken/{TOKENS[0]}/lab/brain/info",
+        f"/token/x/%74oken/{TOKENS[0]}/lab/brain/info",
+        f"/tok%65n/{TOKENS[0]}/token/{TOKENS[0]}/",
+        f"/token%2F{TOKENS[0]}/lab/brain/info",
+        f"/%2574oken/{TOKENS[0]}/lab/brain/info",
+        f"/TOKEN/{TOKENS[0]}/%20",
+        f"/token/x/as/{SESSIONS[0]}/%61s/{SESSIONS[1]}/info",
+        f"/lab/brain/info?token={TOKENS[0]}",
+    ):
+        with closing(HTTPConnection(balanced.url.partition("//")[2], timeout=60)) as connection:
+            connection.request("GET", path)
+            assert connection.getresponse().status < 500
     log = balanced.log.read_text()
     for secret in (*TOKENS, *SESSIONS):
         assert secret not in log
+
+
+def test_history_has_the_address_of_the_person_and_not_what_the_person_claims(
+    balanced: Balanced,
+) -> None:
+    person, probe = "127.0.0.9", f"claimed{id(balanced)}"
+    path = f"/token/{TOKENS[0]}/lab/brain/annotations/x0y0z0/fibers.json"
+    claims = {
+        "X-Forwarded-For": "198.51.100.1, 198.51.100.2",
+        "X-Forwarded-Host": "elsewhere.example",
+        "X-Forwarded-Prefix": "/elsewhere",
+        "X-Forwarded-Proto": "https",
+        "Forwarded": "for=198.51.100.3;host=elsewhere.example;proto=https",
+        "Content-Type": "application/json",
+    }
+    host = balanced.url.partition("//")[2]
+    with closing(HTTPConnection(host, timeout=60, source_address=(person, 0))) as connection:
+        body = b'{"type": "point", "point": [1, 2, 3]}'
+        connection.request("PATCH", f"{path}?id={probe}", body, claims)
+        answer = connection.getresponse()
+        assert answer.status == 201, answer.read()
+    history = f"{balanced.url}{path}/history?id={probe}"
+    (change,) = requests.get(history, timeout=60).json()["changes"]
+    assert (change["by"], change["from"]) == ("anna", person)
+    lines = [line for one in balanced.services for line in one.log().splitlines() if probe in line]
+    assert any(f" anna@{person} PATCH " in line for line in lines)

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from neurotrale.annotations.changes import Author, Preconditions, WriteContext
 from neurotrale.annotations.contents import Contents, etag_of
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.records import JournalEntry
+from neurotrale.annotations.journal_records import JournalEntry
 from neurotrale.annotations.revisions import ChangeFilter, content_at
 from neurotrale.annotations.transaction import FileChanges
-from neurotrale.annotations.writes import FileWriter, WriteRequest, Written
+from neurotrale.annotations.write_requests import WriteRequest, Written
+from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import ChangedError, DiskFullError, MissingError
 from neurotrale.locking.locks import Locks
 from tests.examples import examples

@@ -28,7 +28,7 @@ SCRIPTS = {
     "text": {"User-Agent": "tool (not Mozilla/5.0)", "Content-Type": "text/plain"},
 }
 VIEWERS = {
-    "origin": {"Origin": "https://viewer.example.org"},
+    "origin": {"Origin": "http://localhost:8080"},
     "origin-null": {"Origin": "null"},
     "referer": {"Referer": "http://neurotrale.test/ui/"},
     "sec-fetch-mode": {"Sec-Fetch-Mode": "cors"},
@@ -76,7 +76,7 @@ class Brain:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory, start_service: StartService) -> Service:
-    return start_service(tmp_path_factory.mktemp("blocks"))
+    return start_service(tmp_path_factory.mktemp("blocks"), "--cors-origins", "*")
 
 
 def new_brain(service: Service, *blocks: str, size: str | None = SIZE) -> Brain:
@@ -447,7 +447,7 @@ def test_history_at_a_position_is_that_of_its_block(shared: Service) -> None:
     assert first.content == AXONS
     assert location(first) == f"{brain.url('x1y0z0')}/history/0"
     assert requests.get(f"{brain.url()}/held", params=at).json() == []
-    assert requests.post(f"{brain.url()}/restore", params={**at, "revision": "0"}).ok
+    assert requests.post(f"{brain.url()}/restore", json={}, params={**at, "revision": "0"}).ok
     assert brain.blocks() == {block: {"fibers.json": AXONS} for block in ("x0y0z0", "x1y0z0")}
 
 
@@ -542,7 +542,7 @@ def test_location_stays_below_a_token(tmp_path: Path, start_service: StartServic
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_preflight_at_a_position_allows_every_change(shared: Service, method: str) -> None:
     brain = new_brain(shared, size=None)  # where the block is, is not asked yet
-    asked = {"Origin": "https://viewer.example.org", "Access-Control-Request-Method": method}
+    asked = {"Origin": "http://localhost:8080", "Access-Control-Request-Method": method}
     for url in (brain.url("x-5y0z0"), f"{brain.url()}?position=5,0,0"):
         answer = requests.options(url, headers=asked)
         assert answer.status_code == 200

@@ -74,10 +74,24 @@ OPTIONS = (
     Option(
         "--cors-origins",
         "NEUROTRALE_CORS_ORIGINS",
-        ("*",),
-        "https://a.example, http://localhost:8080/",
+        None,
+        "https://A.example, http://localhost:8080/",
         ("https://a.example", "http://localhost:8080"),
         ("a.example", "https://", "ftp://a.example", "https://a.example/page", "*,https://b", ","),
+    ),
+    Option(
+        "--allowed-hosts", "NEUROTRALE_ALLOWED_HOSTS", (),
+        "Brains.example.org., lab-server", ("brains.example.org", "lab-server"),
+        ("a,", "http://a", "a:9000", "a/b", "a b", "10.0.0.256", f"{'a' * 64}.b"),
+    ),
+    Option(
+        "--trusted-proxy", "NEUROTRALE_TRUSTED_PROXY", (),
+        "127.0.0.1, 10.1.0.0/16,::1,Proxy", ("127.0.0.1", "10.1.0.0/16", "::1", "proxy"),
+        ("*", "10.1", "10.0.0.0/33", "http://proxy", "proxy:8080", "a b"),
+    ),
+    Option(
+        "--base-path", "NEUROTRALE_BASE_PATH", "", "/lab/brains/", "/lab/brains",
+        ("lab", "/a//b", "/a/../b", "/./a", "/a b", "/a?b", "/a%20b", "http://a/b"),
     ),
     Option("--max-body-mb", "NEUROTRALE_MAX_BODY_MB", 1024, "1", 1, ("0", "-5", "1000001", "2G")),
     Option("--spool", "NEUROTRALE_SPOOL", None, "room", Path("room"), (str(ENTRYPOINT),)),

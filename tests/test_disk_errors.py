@@ -63,7 +63,7 @@ class Faulty:
         return requests.delete(self.url, params={"id": id_}, timeout=30)
 
     def restore(self, **params: Any) -> requests.Response:
-        return requests.post(f"{self.url}/restore", params=params, timeout=30)
+        return requests.post(f"{self.url}/restore", json={}, params=params, timeout=30)
 
     def history(self) -> list[tuple[int, str, bool]]:
         answer = requests.get(f"{self.url}/history", timeout=30)

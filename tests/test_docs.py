@@ -284,7 +284,7 @@ def test_urls_of_the_reference_are_those_of_the_service(demo_url: str) -> None:
 
 def test_errors_of_the_reference_are_those_of_the_service() -> None:
     named = {int(row[0]) for row in rows(section("docs/reference.md", "Errors"))}
-    by_falcon = {405, 416}
+    by_falcon = {405, 415, 416}
     assert named == {falcon.http_status_to_code(status) for status, _ in TABLE.values()} | by_falcon
 
 
@@ -472,7 +472,7 @@ def test_readme_leads_to_every_document() -> None:
         "docs/check.md": ["Findings", "What is checked", "For programs"],
         "docs/security.md": [
             *("Who can reach what", "Tokens", "Changes", "Uploads", "Files, links and locks"),
-            *("Origins and content", "Promises"),
+            *("Web pages", "Behind a proxy", "Content", "Promises"),
         ],
         "docs/performance.md": ["Measurements", "What helped", "What misses its target"],
     }.items(),
@@ -550,5 +550,5 @@ def test_compose_passes_on_settings_that_exist() -> None:
     options = {setting.variable for setting in SERVICE}
     assert passed <= options
     # What compose itself decides.
-    ours = {"HOST", "PORT", "UNIX_SOCKET", "READY_FILE", "TOKEN_FILE", "UI"}
+    ours = {"HOST", "PORT", "UNIX_SOCKET", "READY_FILE", "TOKEN_FILE", "TRUSTED_PROXY", "UI"}
     assert options - passed <= {f"NEUROTRALE_{name}" for name in ours}

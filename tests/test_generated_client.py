@@ -111,7 +111,8 @@ def test_generated_client_puts_patches_searches_and_restores(client: Any, packag
     history = operation(package, "history.get_history").sync(client=client, **FILE)
     assert [change.operation for change in history.changes] == ["delete", "patch", "put"]
     assert history.changes[0].counts.removed == 1
-    operation(package, "history.restore").sync(client=client, **FILE, id="a")
+    restore = operation(package, "history.restore")
+    restore.sync(client=client, **FILE, id="a", body=models.RestoreBody())
     assert [one.id for one in get.sync(client=client, **FILE)] == ["b", "c", "a"]
 
 

@@ -41,8 +41,9 @@ LEAVING: dict[str, list[Annotation]] = {
 
 @pytest.fixture(scope="module")
 def guarding(tmp_path_factory: pytest.TempPathFactory, start_service: StartService) -> Service:
-    """A service as it is started without options, with two workers."""
-    return start_service(tmp_path_factory.mktemp("guarded"), "--workers", "2")
+    """A service with two workers."""
+    options = ("--workers", "2", "--cors-origins", "*")  # pages of all origins may write
+    return start_service(tmp_path_factory.mktemp("guarded"), *options)
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +339,7 @@ def test_only_annotation_of_its_type_goes_like_a_deletion_and_comes_back_by_its_
     brain.save(AXONS)
     brain.save([])
     assert brain.ids() == {"a1", "a2", "a3"}
-    assert requests.post(f"{brain.url}/restore", params={"id": "n1"}).status_code == 200
+    assert requests.post(f"{brain.url}/restore", json={}, params={"id": "n1"}).status_code == 200
     assert brain.ids() == {"a1", "a2", "a3", "n1"}
 
 
@@ -478,7 +479,7 @@ def test_confirmed_with_an_empty_id_on_the_command_line_is_refused(brain: Brain)
 
 def test_restored_revision_holds_nothing(brain: Brain) -> None:
     brain.save(NEURONS)
-    requests.post(f"{brain.url}/restore", params={"revision": 0})
+    requests.post(f"{brain.url}/restore", json={}, params={"revision": 0})
     assert brain.content() == EVERYTHING
     assert brain.held() == []
 
@@ -492,7 +493,8 @@ SCRIPTS = [
     pytest.param({}, id="no-content-type"),
 ]
 VIEWERS = [
-    pytest.param({"Origin": "https://viewer.example.org"}, id="origin"),
+    pytest.param({"Origin": "http://localhost:8080"}, id="origin"),
+    pytest.param({"Origin": "https://viewer.example.org"}, id="origin-of-another-site"),
     pytest.param({"Origin": "null"}, id="origin-of-a-sandboxed-page"),
     pytest.param({"Referer": "http://neurotrale.test/ui/"}, id="referer"),
     pytest.param({"Sec-Fetch-Site": "same-origin"}, id="sec-fetch"),
@@ -605,7 +607,7 @@ def test_unguarded_save_of_a_nearly_empty_file_is_undone_by_one_command(unguarde
 
 def test_unguarded_losses_are_undone_over_http_too(unguarded: Brain) -> None:
     unguarded.save([])
-    answer = requests.post(f"{unguarded.url}/restore", params={"removed": "true"})
+    answer = requests.post(f"{unguarded.url}/restore", json={}, params={"removed": "true"})
     assert answer.status_code == 200
     assert unguarded.ids() == IDS
 

@@ -64,7 +64,7 @@ def edited(shared: Service) -> Brain:
 
 
 def restore(brain: Brain, **parameters: Any) -> requests.Response:
-    answer = requests.post(f"{brain.url}/restore", params=parameters)
+    answer = requests.post(f"{brain.url}/restore", json={}, params=parameters)
     assert answer.status_code in (200, 201), answer.text
     return answer
 
@@ -472,7 +472,7 @@ def test_restored_removals_come_back_and_all_that_is_there_stays(brain: Brain) -
 @pytest.mark.parametrize("query", ["removed", "removed=true", "removed=", "removed=True"])
 def test_restored_removals_are_asked_for_in_any_spelling(brain: Brain, query: str) -> None:
     brain.delete("a")
-    assert requests.post(f"{brain.url}/restore?{query}").status_code == 200
+    assert requests.post(f"{brain.url}/restore?{query}", json={}).status_code == 200
     assert brain.ids() == {"a", "b", "c"}
 
 
@@ -542,7 +542,7 @@ def test_restoring_what_is_not_in_the_history_is_404(
 ) -> None:
     brain.patch(point("d"))
     before = brain.file.read_bytes()
-    assert why in error_of(requests.post(f"{brain.url}/restore", params=parameters), 404)
+    assert why in error_of(requests.post(f"{brain.url}/restore", json={}, params=parameters), 404)
     assert brain.file.read_bytes() == before
     assert len(brain.history()) == 1
 
@@ -555,7 +555,7 @@ def test_restoring_the_time_before_a_file_was_made_is_404_and_leaves_it(
 ) -> None:
     brain = new_brain(shared, None)
     brain.put([point("a")])
-    answer = requests.post(f"{brain.url}/restore", params=parameters)
+    answer = requests.post(f"{brain.url}/restore", json={}, params=parameters)
     assert "no file" in error_of(answer, 404)
     assert brain.content() == [point("a")]
 
@@ -563,7 +563,7 @@ def test_restoring_the_time_before_a_file_was_made_is_404_and_leaves_it(
 def test_restoring_an_annotation_from_a_broken_revision_is_404(shared: Service) -> None:
     brain = new_brain(shared, b'[{"id": "a"')
     brain.put([point("a")])
-    answer = requests.post(f"{brain.url}/restore?id=a&revision=0")
+    answer = requests.post(f"{brain.url}/restore?id=a&revision=0", json={})
     assert "'a'" in error_of(answer, 404)
 
 
@@ -577,7 +577,7 @@ def test_history_of_what_never_was_is_404(
 ) -> None:
     brain = new_brain(shared, None)
     method = "POST" if last == "restore" else "GET"
-    error_of(requests.request(method, f"{brain.url}/{last}", params=parameters), 404)
+    error_of(requests.request(method, f"{brain.url}/{last}", params=parameters, json={}), 404)
     assert list(brain.file.parent.iterdir()) == []
 
 
@@ -587,12 +587,13 @@ def test_restoring_heeds_if_match(brain: Brain, parameters: dict[str, Any]) -> N
     brain.delete("a")
     before = brain.file.read_bytes()
     url = f"{brain.url}/restore"
-    answer = requests.post(url, params=parameters, headers={"If-Match": old})
+    answer = requests.post(url, json={}, params=parameters, headers={"If-Match": old})
     current = requests.get(brain.url).headers["ETag"]
     assert current in error_of(answer, 412)
     assert brain.file.read_bytes() == before
     assert len(brain.history()) == 1
-    assert requests.post(url, params=parameters, headers={"If-Match": current}).status_code == 200
+    answer = requests.post(url, json={}, params=parameters, headers={"If-Match": current})
+    assert answer.status_code == 200
     assert "a" in brain.ids()
 
 
@@ -648,7 +649,7 @@ def test_bad_value_is_400_that_names_the_parameter(
     brain: Brain, method: str, path: str, named: str
 ) -> None:
     url = f"{brain.url}/{path}".replace("/x0y0z0/fibers.json/../..", "")
-    answer = requests.request(method, url)
+    answer = requests.request(method, url, json={})
     assert named in error_of(answer, 400)
 
 
@@ -1083,7 +1084,7 @@ def test_hidden_file_is_never_served_nor_written(brain: Brain, method: str, name
 def test_hidden_file_has_no_history_either(brain: Brain, last: str) -> None:
     url = brain.url.replace("fibers.json", ".fibers.json")
     method = "POST" if last == "restore" else "GET"
-    error_of(requests.request(method, f"{url}/{last}", params={"revision": 0}), 404)
+    error_of(requests.request(method, f"{url}/{last}", params={"revision": 0}, json={}), 404)
 
 
 def test_hidden_files_are_never_listed(brain: Brain) -> None:
@@ -1171,12 +1172,18 @@ def test_answer_and_error_can_be_read_by_a_page(
 
 FILE = "/{dataset}/annotations/{block}/{leaf}.json"
 DOCUMENTED = {
-    f"{FILE}/history": {"get": {"id", "since", "until", "by", "before", "limit", "ids"}},
+    f"{FILE}/history": {
+        "get": {
+            "id", "since", "until", "by", "session", "navigation", "before", "limit", "ids",
+        }
+    },
     f"{FILE}/history/{{revision}}": {"get": {"revision", "id"}},
-    f"{FILE}/restore": {"post": {"revision", "id", "removed", "since", "If-Match"}},
-    f"{FILE}/held": {"get": set(), "delete": {"id", "If-Match"}},
+    f"{FILE}/restore": {
+        "post": {"revision", "id", "removed", "reverted", "by", "session", "since", "If-Match"}
+    },
+    f"{FILE}/held": {"get": {"navigation"}, "delete": {"id", "navigation", "If-Match"}},
     "/{dataset}/annotations/corrections": {"get": {"since", "by"}},
-}
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

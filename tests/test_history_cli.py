@@ -51,7 +51,7 @@ def edited(shared: Service) -> Brain:
     brain.patch(point("d", x=5))  # 2
     brain.delete("a")  # 3
     brain.put([point("c"), point("d", x=5), point("e")])  # 4
-    requests.post(f"{brain.url}/restore?revision=2")  # 5
+    requests.post(f"{brain.url}/restore?revision=2", json={})  # 5
     a, c, d = point("a", description="two  words"), point("c", x=7), point("d", x=5)
     brain.save([a, c, d])  # 6: b is held
     return brain

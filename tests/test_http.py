@@ -228,7 +228,7 @@ def test_absolute_form_of_the_target_is_understood(service: Service) -> None:
 
 
 def test_connection_is_kept_alive_between_answers(service: Service) -> None:
-    request = b"GET /plain.bin HTTP/1.1\r\nHost: x\r\n\r\n"
+    request = b"GET /plain.bin HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
         for _ in range(3):
             connection.sendall(request)
@@ -270,7 +270,7 @@ def test_preflight_of_a_write_is_granted_on_annotations(
     service: Service, path: str, method: str
 ) -> None:
     asked = {
-        "Origin": ORIGIN,
+        "Origin": "http://localhost:8080",
         "Access-Control-Request-Method": method,
         "Access-Control-Request-Headers": "authorization,content-type,if-match",
     }
@@ -371,7 +371,7 @@ def test_error_has_title_description_and_cors(
     assert (answer.body == b"") == (method == "HEAD")
 
 
-HEAD_END = f"Host: x\r\nOrigin: {ORIGIN}\r\n\r\n".encode()
+HEAD_END = f"Host: localhost\r\nOrigin: {ORIGIN}\r\n\r\n".encode()
 PUT_LINE = f"PUT {ANNOTATIONS} HTTP/1.1\r\n".encode()
 MALFORMED = [
     pytest.param(b"GARBAGE\r\n\r\n", 400, id="no-request-line"),
@@ -458,7 +458,7 @@ def test_body_of_just_the_largest_size_is_taken(service: Service, root: Path) ->
 def test_error_on_a_kept_connection_leaves_the_next_request_whole(service: Service) -> None:
     with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
         for target, status in ((b"/none", 404), (b"/plain.bin", 200)):
-            connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: localhost\r\n\r\n")
             with closing(HTTPResponse(connection)) as response:
                 response.begin()
                 assert (response.status, bool(response.read())) == (status, True)

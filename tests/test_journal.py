@@ -22,6 +22,7 @@ from neurotrale.annotations.changes import Author, WriteContext
 from neurotrale.annotations.contents import Content, Contents, etag_of
 from neurotrale.annotations.corrections import corrections
 from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journal_records import FORMAT
 from neurotrale.annotations.paths import AnnotationFile
 from neurotrale.annotations.revisions import ChangeFilter, content_at
 from neurotrale.annotations.viewers import Viewer
@@ -75,6 +76,7 @@ def test_record_of_a_new_file_has_no_content_before(stores: Stores) -> None:
         "source": "127.0.0.1",
         "new": state(body),
         "added": ["a", "b"],
+        "format": FORMAT,
         "hunks": [[0, "", body.decode()]],
     }
 
@@ -122,7 +124,7 @@ def test_record_of_a_change_names_the_ids_and_both_contents(
     for key in ("at", "hunks", "stamp"):
         del record[key]
     about = {"n": 1, "by": "ann", "source": "127.0.0.1", "old": state(before), "new": state(after)}
-    assert record == about | expected
+    assert record == about | {"format": FORMAT} | expected
 
 
 def test_record_of_a_restoring_names_the_revision_it_restores(stores: Stores) -> None:

@@ -512,7 +512,7 @@ def test_edit_of_a_file_that_is_locked_is_503_until_it_is_free_and_reads_never_w
             assert "Save again" in error_of(answer, 503)
             assert int(answer.headers["Retry-After"]) > 0
             assert answer.headers["Cache-Control"] == "no-store"
-        restoring = requests.post(f"{brain.url}/restore", params={"removed": "true"})
+        restoring = requests.post(f"{brain.url}/restore", json={}, params={"removed": "true"})
         error_of(restoring, 503)
         assert requests.get(brain.url).json() == []
         assert brain.history() == []

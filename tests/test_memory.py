@@ -28,7 +28,8 @@ from neurotrale.annotations import pieces
 from neurotrale.annotations.changes import apply_in_pieces
 from neurotrale.annotations.document import Hunk
 from neurotrale.annotations.journal import HEAD_BYTES, Journal
-from neurotrale.annotations.records import JournalEntry, JournalRecord, NewRecord, parse_record
+from neurotrale.annotations.journal_records import JournalEntry, JournalRecord
+from neurotrale.annotations.records import NewRecord, parse_record
 from neurotrale.chunks.decode import Expected, decode_chunk
 from neurotrale.chunks.image_headers import stated_voxels
 from neurotrale.errors import DamagedError

@@ -46,7 +46,12 @@ def worker_of(service: Service) -> int:
 
 
 def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: localhost",
+        f"Content-Length: {len(body)}",
+        *headers,
+    ]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
@@ -200,7 +205,7 @@ def test_writes_that_wait_for_a_lock_hold_no_thread_and_are_all_applied(
             for number in range(20):
                 connection = stack.enter_context(closing(connect(service)))
                 edit = json.dumps({**ANNOTATIONS[0], "id": f"waits-{number}"}).encode()
-                headers = ("Origin: http://viewer.example",)
+                headers = ("Origin: http://localhost:8080",)
                 connection.sendall(request("PATCH", f"{FILE}?id=waits-{number}", edit, *headers))
                 connections.append(connection)
             for _ in range(20):
@@ -225,7 +230,7 @@ def test_scripts_are_refused_beyond_the_queue_of_a_file_and_viewers_are_not(
 ) -> None:
     service = start_service(root, "--queue", "2")
     path = service.root / FILE[1:]
-    viewer = {"Origin": "http://viewer.example"}
+    viewer = {"Origin": "http://localhost:8080"}
     with ThreadPoolExecutor(12) as pool, make_lock("flock", path):  # released before the pool ends
         edit = ANNOTATIONS[0]
 

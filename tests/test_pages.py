@@ -28,7 +28,7 @@ from tests.test_listings import consume, links_of
 pytestmark = pytest.mark.browser
 
 FILE = "brain/annotations/x0y0z0/fibers.json"
-EDITOR = {"Origin": "https://viewer.example.org", "Content-Type": "text/plain;charset=UTF-8"}
+EDITOR = {"Origin": "http://localhost:8080", "Content-Type": "text/plain;charset=UTF-8"}
 
 
 @pytest.fixture

@@ -186,14 +186,17 @@ def ask(url: str, request: str) -> requests.Response:
         "put": ("PUT", "", {}, array(C)),
         "patch": ("PATCH", "", {"id": "b"}, annotation("b", length=9)),
         "delete": ("DELETE", "", {"id": "a"}, b""),
-        "restore": ("POST", "/restore", {"revision": "0"}, b""),
+        "restore": ("POST", "/restore", {"revision": "0"}, b"{}"),
         "confirm": ("DELETE", "/held", {}, b""),
         "history": ("GET", "/history", {}, b""),
         "revision": ("GET", "/history/1", {}, b""),
         "held": ("GET", "/held", {}, b""),
         "get": ("GET", "", {}, b""),
     }[request]
-    return requests.request(method, url + path, params=params, data=body, timeout=PATIENCE_S)
+    headers = {"Content-Type": "application/json"}
+    return requests.request(
+        method, url + path, params=params, data=body, headers=headers, timeout=PATIENCE_S
+    )
 
 
 _numbers = count()

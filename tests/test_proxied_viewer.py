@@ -71,7 +71,7 @@ def origin(
 ) -> Iterator[str]:
     """HAProxy before a service, with the configuration that compose.yaml gives it."""
     haproxy = program("haproxy")
-    service = start_service(root)
+    service = start_service(root, "--allowed-hosts", HOST, "--trusted-proxy", "127.0.0.1")
     config = (REPOSITORY / "container" / "haproxy.cfg").read_text()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         here = config.replace("bind :8080", f"bind fd@{listening.fileno()}")

@@ -54,7 +54,7 @@ def ready_file(service: Service) -> Path:
 
 def request(method: str, path: str, *headers: str) -> bytes:
     """The head of a request."""
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
 def read_all(connection: socket.socket) -> bytes:

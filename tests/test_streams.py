@@ -51,7 +51,7 @@ def test_clients_that_take_nothing_keep_nobody_waiting(
     with ExitStack() as stack:
         for _ in range(READERS):
             connection = stack.enter_context(closing(connect(service, 4096)))
-            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert connection.recv(12) == b"HTTP/1.1 200"
         for _ in range(5):
             assert requests.get(f"{service.url}/api/health", timeout=PATIENCE_S).ok
@@ -63,7 +63,7 @@ def test_clients_that_take_nothing_keep_nobody_waiting(
 def test_stream_reaches_a_slow_client_whole(root: Path, start_service: StartService) -> None:
     service = start_service(root)
     with closing(connect(service, 4096)) as connection:
-        connection.sendall(f"GET {SEARCH} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(f"GET {SEARCH} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         response = http.client.HTTPResponse(connection)
         response.begin()
         found = [json.loads(line) for line in iter(response.readline, b"")]
@@ -84,7 +84,7 @@ def test_client_that_takes_nothing_is_cut_off(root: Path, start_service: StartSe
     service = start_service(root, "--stall-timeout", "1")
     with closing(connect(service, 4096)) as stalled, closing(connect(service, 4096)) as slow:
         for connection in (stalled, slow):
-            connection.sendall(b"GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+            connection.sendall(b"GET /large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n")
         until = time.monotonic() + 3
         while time.monotonic() < until:  # one that takes little at a time is not
             assert slow.recv(2**16)
@@ -100,10 +100,10 @@ def test_requests_sent_together_are_answered_in_turn_as_answers_are_taken(
     root: Path, start_service: StartService
 ) -> None:
     service = start_service(root)
-    ask = b"GET /large.bin HTTP/1.1\r\nHost: x\r\n\r\n"
+    ask = b"GET /large.bin HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with closing(connect(service, 4096)) as connection:
         connection.sendall(
-            ask * 3 + b"GET /api/health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            ask * 3 + b"GET /api/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         )
         time.sleep(0.5)
         assert requests.get(f"{service.url}/api/health", timeout=PATIENCE_S).ok
@@ -223,7 +223,7 @@ def test_client_that_goes_away_ends_the_body(serve: Callable[[Any], int]) -> Non
         return body
 
     with closing(socket.create_connection(("127.0.0.1", serve(app)))) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert connection.recv(2**16)
         assert not body.closed.is_set()
     assert body.closed.wait(PATIENCE_S)

@@ -129,7 +129,8 @@ def asked(
 ) -> Answer:
     target, headers = form(path, token)
     data = b"" if body is None else json.dumps(body).encode()
-    return ask(service, target, {"Origin": ORIGIN, **headers}, method=method, body=data)
+    headers = {"Origin": ORIGIN, "Content-Type": "application/json", **headers}
+    return ask(service, target, headers, method=method, body=data)
 
 
 # --- who may do what ---

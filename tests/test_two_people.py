@@ -19,7 +19,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.brains import Annotation, Brain, compact, new_brain, point
+from tests.brains import (
+    Annotation,
+    Brain,
+    cli,
+    compact,
+    error_of,
+    new_brain,
+    point,
+    succeed,
+)
 from tests.conftest import Service, StartService
 from tests.examples import examples
 from tests.viewers import Tab, float32, pieces_of, save_out_of_order
@@ -162,7 +171,7 @@ def test_deletion_does_not_come_back_with_the_save_of_the_other(
         bob.view["a2"]["point"][0] += 1
         bob.save()
     assert "n1" not in brain.ids()
-    requests.post(f"{brain.url}/restore", params={"removed": "true"})
+    requests.post(f"{brain.url}/restore", json={}, params={"removed": "true"})
     assert "n1" not in brain.ids()  # deleted on purpose
 
 
@@ -271,6 +280,192 @@ def test_additions_whose_saves_overtake_each_other_are_all_there(
         bodies.append(ann.body())
     save_out_of_order(brain, ann.headers, bodies, 5)
     assert brain.ids() == {one["id"] for one in FIRST} | {f"new-{n}" for n in range(24)}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_hundred_drags_over_six_connections_end_where_they_ended(
+    brain: Brain, tabs: tuple[Tab, Tab], seed: int
+) -> None:
+    ann, bob = tabs
+    ids = [id_ for id_, one in ann.view.items() if "point" in one]
+    ended = {}
+    for drag in range(100):
+        id_ = ids[drag % len(ids)]
+        bodies = []
+        for step in range(12):
+            ann.view[id_]["point"][step % 2] = float(100 * drag + step)
+            bodies.append(ann.body())
+        save_out_of_order(brain, ann.headers, bodies, seed + drag)
+        ended[id_] = ann.view[id_]["point"]
+        assert now(brain)[id_]["point"] == ended[id_]
+        if drag % 10 == 0:
+            bob.view["a1"]["points"][0][2] += 1
+            bob.save()
+    assert {id_: now(brain)[id_]["point"] for id_ in ids} == ended
+    assert now(brain)["a1"]["points"][0][2] == bob.view["a1"]["points"][0][2]
+    assert brain.held() == []
+
+
+# --- a history that leads back ---
+
+
+def label(brain: Brain, number: int = 0) -> str:
+    session: str = brain.history()[number]["session"]
+    return session
+
+
+@pytest.mark.parametrize("way", ["command", "request"])
+def test_what_one_person_did_is_undone_and_what_the_other_did_stays(
+    brain: Brain, tabs: tuple[Tab, Tab], way: str
+) -> None:
+    ann, bob = tabs
+    bob.view["n1"] |= {"reviewed": True}
+    bob.save()
+    ann.view["n1"]["point"][0] = 50.0  # bob has reviewed it
+    ann.save()
+    session, since = label(brain), brain.history()[0]["at"]
+    ann.view["new"] = point("new")
+    ann.save()
+    del ann.view["a2"]
+    ann.save()
+    bob.load()
+    bob.view["a3"]["point"][0] = 70.0
+    bob.save()
+    ann.load()
+    ann.view["a3"]["point"][1] = 80.0
+    ann.save()
+    if way == "command":
+        succeed("restore", brain.file, "--session", session, "--since", since)
+    else:
+        parameters = {"session": session, "since": since}
+        assert requests.post(f"{brain.url}/restore", params=parameters).ok
+    content = now(brain)
+    assert content["n1"] == FIRST[0] | {"reviewed": True}
+    assert "new" not in content
+    assert content["a2"] == FIRST[3]
+    assert content["a3"]["point"] == [70.0, 2, 3]
+    assert label(brain) == ""
+    requests.post(f"{brain.url}/restore", params={"by": "nobody", "since": since})
+    assert now(brain) == content
+    requests.post(f"{brain.url}/restore", params={"by": "127.0.0.1", "since": "2000-01-01"})
+    assert now(brain)["a3"]["point"] == FIRST[4]["point"]
+
+
+def test_changes_that_a_save_of_an_old_copy_undid_come_back(brain: Brain) -> None:
+    stale = [dict(one) for one in FIRST]
+    brain.patch({**FIRST[0], "point": [50, 2, 3]})
+    brain.patch({**FIRST[3], "reviewed": True, "description": "kept"})
+    brain.put([*stale, point("new")])  # a script that knew nothing of both
+    brain.patch({**FIRST[3], "anntype": "dendrite"})
+    (line,) = succeed("restore", brain.file, "--reverted")
+    assert "~1" in line
+    content = now(brain)
+    assert content["n1"]["point"] == [50, 2, 3]
+    assert content["a2"] == {**FIRST[3], "anntype": "dendrite"}  # it had no such field before
+    assert "new" in content
+    assert succeed("restore", brain.file, "--reverted")[0].startswith("nothing to restore")
+
+
+def test_undo_of_one_step_is_no_save_of_an_old_copy(brain: Brain, tabs: tuple[Tab, Tab]) -> None:
+    ann, _ = tabs
+    for x in (50.0, float32(40.1234567)):
+        ann.view["n1"]["point"][0] = x
+        ann.save()
+    before = now(brain)
+    answer = requests.post(f"{brain.url}/restore", params={"reverted": "true"})
+    assert answer.ok
+    assert now(brain) == before
+
+
+def test_removed_annotations_come_back_but_for_those_deleted_by_who_saw_them(
+    brain: Brain, tabs: tuple[Tab, Tab]
+) -> None:
+    del tabs[1].view["a2"]
+    assert "kept" not in tabs[1].save()
+    assert tabs[0].save(b"[]")["kept"] == len(FIRST) - 1
+    succeed("held", brain.file, "--id", "n1", "--confirm")
+    brain.delete("n2")
+    succeed("restore", brain.file, "--removed")
+    assert brain.ids() == {one["id"] for one in FIRST} - {"a2"}
+
+
+@pytest.mark.parametrize("way", ["command", "request"])
+def test_what_was_ignored_as_leaving_a_slice_is_listed_and_can_be_confirmed(
+    brain: Brain, way: str
+) -> None:
+    tab = Tab.named(brain, "ann")
+    tab.load()
+    tab.look_at(OTHER_SLICES[0])
+    del tab.view["g1"]  # the only glia: as if leaving
+    assert tab.save()["ignored"] == 1
+    brain.patch(point("other"))
+    (change,) = brain.history(navigation="true")
+    number = change["revision"]
+    (line,) = succeed("history", brain.file, "--navigation")
+    assert "(ignored 1)" in line
+    assert "g1" in line
+    if way == "command":
+        (told,) = succeed("held", brain.file, "--navigation", str(number))
+        assert json.loads(told)["id"] == "g1"
+        assert succeed("held", brain.file, "--navigation", str(number), "--confirm") == []
+    else:
+        held, parameters = f"{brain.url}/held", {"navigation": number}
+        assert [one["id"] for one in requests.get(held, params=parameters).json()] == ["g1"]
+        assert requests.delete(held, params={**parameters, "id": "g1"}).ok
+        assert requests.delete(held, params={**parameters, "id": "n1"}).status_code == 404
+        assert requests.get(held, params={"navigation": 99}).status_code == 404
+    assert brain.ids() == {one["id"] for one in FIRST} - {"g1"} | {"other"}
+
+
+def test_what_was_changed_since_it_was_ignored_is_not_offered(brain: Brain) -> None:
+    tab = Tab.named(brain, "ann")
+    tab.load()
+    tab.look_at(OTHER_SLICES[0])
+    del tab.view["g1"]
+    tab.save()
+    number = brain.history()[0]["revision"]
+    brain.patch(point("g1", 9))
+    assert requests.get(f"{brain.url}/held", params={"navigation": number}).json() == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        pytest.param({"by": "ann"}, "since=", id="by-without-since"),
+        pytest.param({"by": "ann", "id": "n1", "since": "2026-01-01"}, "combined", id="by-and-id"),
+        pytest.param({"reverted": "true", "removed": "true"}, "combined", id="two-ways"),
+        pytest.param({"id": "n1", "since": "2026-01-01"}, "'since'", id="since"),
+        pytest.param({}, "reverted=true", id="nothing"),
+    ],
+)
+def test_restore_says_what_it_needs(brain: Brain, parameters: dict[str, str], said: str) -> None:
+    answer = requests.post(f"{brain.url}/restore", params=parameters)
+    assert said in error_of(answer, 400)
+
+
+# --- a newer version ---
+
+
+def test_journal_of_a_newer_version_is_not_written(brain: Brain) -> None:
+    brain.patch(point("new"))
+    journal = brain.file.with_name(f".{brain.leaf}.journal")
+    lines = journal.read_bytes()
+    record = json.loads(lines.splitlines()[-1])
+    newer = json.dumps(record | {"n": record["n"] + 1, "format": 99, "op": "not known here"})
+    journal.write_bytes(lines + newer.replace(": ", ":").encode() + b"\n")
+    before = brain.file.read_bytes(), journal.read_bytes()
+    answer = requests.patch(brain.url, params={"id": "a2"}, json=point("a2", 9))
+    assert "newer version" in error_of(answer, 409)
+    tab = Tab.named(brain, "ann")
+    tab.load()
+    tab.view["a2"]["point"][0] = 9.0
+    saved = requests.put(brain.url, data=tab.body(), headers=tab.headers)
+    assert "Update" in error_of(saved, 409)
+    assert "newer version" in cli("restore", brain.file, "--removed").stderr
+    assert (brain.file.read_bytes(), journal.read_bytes()) == before
+    assert requests.get(brain.url).content == before[0]
+    assert requests.get(f"{brain.url}/history").ok
 
 
 # --- anything, in any order ---

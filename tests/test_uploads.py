@@ -63,7 +63,14 @@ def large_body(size: int) -> bytes:
 
 
 def head(method: str, target: str, *headers: str) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", "Host: x", "Origin: http://x", *headers, "", ""]
+    lines = [
+        f"{method} {target} HTTP/1.1",
+        "Host: localhost",
+        "Origin: http://localhost",
+        *headers,
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode()
 
 

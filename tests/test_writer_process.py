@@ -15,7 +15,7 @@ import pytest
 import requests
 
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.records import JournalRecord
+from neurotrale.annotations.journal_records import JournalRecord
 from neurotrale.locking.locks import make_lock
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset

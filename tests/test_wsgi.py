@@ -35,7 +35,7 @@ TEXT = b"".join(b"line %d\n" % number for number in range(500))
 BLOCK = "/gzip/annotations/x0y0z0"
 FILE = f"{BLOCK}/fibers.json"
 LAYERS = "/gzip/annotations/layers"
-ORIGIN = {"Origin": "https://viewer.example.org"}
+ORIGIN = {"Origin": "http://localhost:8080"}
 RANGE = {"Range": "bytes=10-99"}
 SECRET = "a-token-that-may-look.0123456789abc"
 
@@ -285,7 +285,7 @@ def test_writing_is_the_same_on_every_server(servers: dict[str, Ask]) -> None:
                 Asked(f"{path}/history/1"),
                 Asked(f"{path}/held"),
                 Asked(f"{path}/held", "DELETE"),
-                Asked(f"{path}/restore?revision=1", "POST"),
+                Asked(f"{path}/restore?revision=1", "POST", {"Content-Type": "application/json"}),
             )
         ]
 

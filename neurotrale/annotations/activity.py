@@ -13,8 +13,8 @@ from pathlib import Path
 
 from neurotrale.annotations.changes import format_time
 from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journal_records import JournalEntry
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
-from neurotrale.annotations.records import JournalEntry
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.storage.cache import Stamp, VersionedCache
 from neurotrale.storage.directories import directory_at

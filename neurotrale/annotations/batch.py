@@ -18,7 +18,8 @@ from neurotrale.annotations.changes import (
 from neurotrale.annotations.contents import Content, content_of, etag_of
 from neurotrale.annotations.document import Index
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.records import ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry
+from neurotrale.annotations.records import NewRecord
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.touched import ids_in
 from neurotrale.annotations.viewers import NO_NOTES
@@ -154,5 +155,6 @@ def record_of(
         target=change.target,
         intent="" if plan is None else plan.intent,
         save=notes if notes != NO_NOTES else NO_NOTES,  # the default, which a line leaves out
+        format=FORMAT,
     )
     return NewRecord(entry, change.hunks)

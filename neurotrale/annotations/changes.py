@@ -14,7 +14,7 @@ from typing import Any
 
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.document import Hunk, Index
-from neurotrale.annotations.records import JournalEntry, Operation
+from neurotrale.annotations.journal_records import JournalEntry, Operation
 from neurotrale.annotations.viewers import NO_NOTES, SaveNotes, Viewer
 from neurotrale.errors import BadInputError, ChangedError
 

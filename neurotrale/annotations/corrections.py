@@ -18,7 +18,7 @@ import msgspec
 
 from neurotrale.annotations.contents import Content, Contents
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.records import JournalRecord
+from neurotrale.annotations.journal_records import JournalRecord
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.spelling import Parsed, edited_keys
 from neurotrale.annotations.touched import changes_in

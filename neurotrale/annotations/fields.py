@@ -5,7 +5,8 @@ Field by field, and coordinates one by one. Whatever the client left alone keeps
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,3 +150,40 @@ def _common_ends(
     while tail < most - head and same(old[-1 - tail], new[-1 - tail], key):
         tail += 1
     return head, tail
+
+
+def common_base(seen: Sequence[tuple[Parsed, bool]], body: Parsed) -> Parsed:
+    """Return what a client has seen of an annotation, if it may be one of several.
+
+    Where one of them agrees with what the client writes, the client counts as not having changed
+    it: a field, or a coordinate.
+
+    Args:
+        seen: What it may have seen, each with whether it had written that itself.
+        body: The annotation as the client writes it.
+    """
+    first = seen[0][0]
+    if not all(one.has_fields for one in (body, *(one for one, _ in seen))):
+        return first
+    known = [one.fields or {} for one, _ in seen]
+    new = body.fields or {}
+    fields: dict[str, Any] = {}
+    for key in dict.fromkeys(key for one in known for key in one):
+        values = [one[key] for one in known if key in one]
+        if key in new:
+            if key in known[0] or any(respells(value, new[key], key) for value in values):
+                fields[key] = _nearest_value(values, new[key], key)
+        elif all(own and key in (one.fields or {}) for one, own in seen):
+            fields[key] = values[0]
+    return Parsed(json.dumps(fields).encode(), fields)
+
+
+def _nearest_value(values: Sequence[Any], new: Any, key: str) -> Any:
+    for value in values:
+        if respells(value, new, key):
+            return value
+    lists = [one for one in values if isinstance(one, list) and isinstance(new, list)]
+    if len(lists) == len(values) and all(len(one) == len(new) for one in lists):
+        items = zip(*lists, new, strict=True)
+        return [_nearest_value(item[:-1], item[-1], key) for item in items]
+    return values[0]

@@ -19,7 +19,8 @@ import msgspec
 from neurotrale import errors
 from neurotrale.annotations.changes import WriteContext
 from neurotrale.annotations.viewers import Viewer
-from neurotrale.annotations.writes import FileWriter, WriteRequest, Written
+from neurotrale.annotations.write_requests import WriteRequest, Written
+from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import BusyError, raise_write_error
 
 log = logging.getLogger(__name__)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from neurotrale.annotations.changes import WriteContext
+from neurotrale.annotations.changes import Before, WriteContext
 from neurotrale.annotations.contents import Content, Contents, document_of
 from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journal_records import JournalEntry
 from neurotrale.annotations.paths import AnnotationFile
-from neurotrale.annotations.records import JournalEntry
 from neurotrale.annotations.restore import (
     annotation_in,
+    ignored_removals,
     revision_content,
 )
 from neurotrale.annotations.revisions import (
@@ -21,7 +22,8 @@ from neurotrale.annotations.revisions import (
     selected_changes,
 )
 from neurotrale.annotations.store import writable
-from neurotrale.annotations.writes import AnnotationWriter, WriteRequest, Written
+from neurotrale.annotations.write_requests import WriteRequest, Written
+from neurotrale.annotations.writes import AnnotationWriter
 from neurotrale.errors import MissingError, reading
 
 
@@ -131,30 +133,95 @@ class AnnotationHistory:
             WriteRequest(operation="restore_removed", file=file, context=context, since=since)
         )
 
-    def held_removals(self, file: AnnotationFile) -> list[bytes]:
-        """Return the annotations whose removal is held back."""
+    def restore_reverted(
+        self, file: AnnotationFile, since: str | None, context: WriteContext
+    ) -> Written:
+        """Bring back changes that saves of old copies have undone; see `restored_reverts`.
+
+        Args:
+            file: The file.
+            since: Only what was undone at or after this time (ISO 8601, UTC).
+            context: The client's preconditions and author.
+
+        Raises:
+            ChangedError: A precondition does not hold.
+        """
+        return self._write(
+            WriteRequest(operation="restore_reverted", file=file, context=context, since=since)
+        )
+
+    def undo(
+        self,
+        file: AnnotationFile,
+        by: str | None,
+        session: str | None,
+        since: str,
+        context: WriteContext,
+    ) -> Written:
+        """Undo what one author did, and keep what others did; see `undone_changes`.
+
+        Args:
+            file: The file.
+            by: The author's name; None for any.
+            session: Label of the author's viewer; None for any.
+            since: Only changes at or after this time (ISO 8601, UTC).
+            context: The client's preconditions and author.
+
+        Raises:
+            ChangedError: A precondition does not hold.
+        """
+        return self._write(
+            WriteRequest(
+                operation="undo", file=file, context=context, by=by, session=session, since=since
+            )
+        )
+
+    def held_removals(self, file: AnnotationFile, revision: int | None = None) -> list[bytes]:
+        """Return the annotations whose removal is held back.
+
+        Args:
+            file: The file.
+            revision: Instead, those that this save dropped, which was ignored because its viewer
+                left the slice.
+
+        Raises:
+            MissingError: There is no such save.
+        """
         with reading(file.display_path):
             content = self.contents.read(file.path)
             changes = applied_changes(Journal(file.path), content)
             last = next((entry for entry, applied in changes if applied), None)
-        document = document_of(content, file.display_path)
-        held = map(document.find, last.held_removals if last is not None else ())
-        return [annotation for annotation in held if annotation is not None]
+            held = tuple(last.held_removals) if last is not None else ()
+            if revision is not None:
+                before = Before(content, held)
+                held = tuple(ignored_removals(before, Journal(file.path), revision))
+        found = map(document_of(content, file.display_path).find, held)
+        return [annotation for annotation in found if annotation is not None]
 
-    def confirm(self, file: AnnotationFile, ids: Sequence[str], context: WriteContext) -> Written:
+    def confirm(
+        self,
+        file: AnnotationFile,
+        ids: Sequence[str],
+        context: WriteContext,
+        revision: int | None = None,
+    ) -> Written:
         """Remove annotations whose removal was held back.
 
         Args:
             file: The file.
             ids: Ids of the annotations; empty means all that are held.
             context: The client's preconditions and author.
+            revision: Instead of what is held, what this save dropped, which was ignored because
+                its viewer left the slice.
 
         Raises:
             MissingError: The removal of one of them is not held back.
             ChangedError: A precondition does not hold.
         """
         return self._write(
-            WriteRequest(operation="confirm", file=file, context=context, ids=tuple(ids))
+            WriteRequest(
+                operation="confirm", file=file, context=context, ids=tuple(ids), revision=revision
+            )
         )
 
     def _write(self, request: WriteRequest) -> Written:

@@ -20,17 +20,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
+
 from neurotrale.annotations.contents import Content, etag_of
+from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, JournalRecord
 from neurotrale.annotations.records import (
-    ContentState,
-    JournalEntry,
-    JournalRecord,
     NewRecord,
     joined_blocks,
     parse_entry,
     parse_head,
     parse_record,
 )
+from neurotrale.errors import ConflictError
 from neurotrale.storage.atomic import append, create_file, fsync_directory
 from neurotrale.storage.cache import Stamp
 from neurotrale.storage.directories import directory_of
@@ -45,6 +46,13 @@ from neurotrale.storage.regular import (
 
 HEAD_BYTES = 2**20  # of a record are read when its hunks are not needed
 _HEAD = b'{"n":'  # of every journal
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    format: int = 1
+
+
+_marks = msgspec.json.Decoder(_Mark)
 
 
 class Journal:
@@ -79,6 +87,25 @@ class Journal:
             elif entry.n not in aborted:
                 return last, entry
         return last, None
+
+    def check_format(self) -> None:
+        """Check that this version may write, which a newer one that has written may not allow.
+
+        Raises:
+            ConflictError: A newer version has written the last record.
+        """
+        for line in self._lines_backwards():
+            try:
+                found = _marks.decode(line).format
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue  # torn
+            if found > FORMAT:
+                raise ConflictError(
+                    f"{self.path.name} was written by a newer version of neurotrale (format"
+                    f" {found}; this one writes {FORMAT}), so nothing was changed. Update this"
+                    " version, or make changes with the newer one only."
+                )
+            return
 
     def append(self, *records: NewRecord) -> None:
         """Append records and make them durable.

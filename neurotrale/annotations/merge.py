@@ -36,12 +36,17 @@ class Texts(Mapping[str, bytes]):
         self._content = None if document is None else document.content
         self._load = load
         self._positions: Mapping[str, int] = {}
+        self._others: Mapping[str, bytes] = {}
+        self._starts: list[int] = []
+        self._stops: list[int] = []
         if document is not None:
             index = document.index
             self._positions = index.ids
             self._starts, self._stops = index.starts.tolist(), index.stops.tolist()
 
     def __getitem__(self, id_: str) -> bytes:
+        if id_ in self._others:
+            return self._others[id_]
         position = self._positions[id_]
         if self._content is None and self._load is not None:
             self._content = self._load()
@@ -56,6 +61,14 @@ class Texts(Mapping[str, bytes]):
 
     def __len__(self) -> int:
         return len(self._positions)
+
+    def blended(self, others: Mapping[str, bytes]) -> Texts:
+        """Return a copy with other bytes under some ids."""
+        copy = Texts(None, self._load)
+        copy._content, copy._starts, copy._stops = self._content, self._starts, self._stops
+        copy._positions = {**self._positions, **dict.fromkeys(others, -1)}
+        copy._others = {**self._others, **others}
+        return copy
 
     def release(self) -> None:
         """Free the content until it is needed again."""
@@ -88,6 +101,14 @@ class Seen(dict[str, Parsed]):
     def ids(self) -> Collection[str]:
         """The ids, in the order of the file."""
         return self.texts.keys()
+
+    def blended(self, others: Mapping[str, Parsed]) -> Seen:
+        """Return a copy with other annotations under some ids."""
+        copy = Seen(None)
+        copy.texts = self.texts.blended({id_: other.text for id_, other in others.items()})
+        copy.update(self)
+        copy.update(others)
+        return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,13 +229,21 @@ def merge_edit(
         is_single = id_ not in file.index.repeated
         (removed if untouched and is_single else held).append(id_)
     base.texts.release()
-    content = _rewritten(file, new, set(removed), appended)
+    content = rewritten(file, new, set(removed), appended)
     return MergedFile(content, tuple(removed), tuple(held), conflicts, tuple(replaced))
 
 
-def _rewritten(
+def rewritten(
     file: Document, new: Mapping[str, bytes], removed: set[str], appended: list[bytes]
 ) -> bytes:
+    """Return the content of a file with other annotations; the others keep their bytes.
+
+    Args:
+        file: The file.
+        new: The new bytes of annotations that are in it, by id.
+        removed: Ids of annotations to remove.
+        appended: Annotations to append.
+    """
     positions = {file.index.ids[id_]: text for id_, text in new.items()}
     pieces, at = [], 0
     for position in sorted(positions):

@@ -10,7 +10,7 @@ from itertools import islice
 from neurotrale.annotations.changes import apply, reversed_hunks
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.records import JournalEntry, JournalRecord
+from neurotrale.annotations.journal_records import JournalEntry, JournalRecord
 from neurotrale.storage.atomic import temporary_path
 from neurotrale.storage.regular import is_regular
 
@@ -29,6 +29,8 @@ class ChangeFilter:
         until: Only changes before this time.
         before: Only changes with a smaller number, for the next page.
         by: Only changes by this author.
+        session: Only changes by the viewer with this label.
+        navigation: Only saves that were ignored because their viewer left the slice.
     """
 
     id_: str | None = None
@@ -36,11 +38,19 @@ class ChangeFilter:
     until: str | None = None
     before: int | None = None
     by: str | None = None
+    session: str | None = None
+    navigation: bool = False
 
     def matches(self, entry: JournalEntry) -> bool:
         """Return whether an entry is selected; `selected_changes` handles numbers and times."""
-        return (self.by is None or entry.by == self.by) and (
-            self.id_ is None or self.id_ in touched(entry) or self.id_ in entry.held_removals
+        return (
+            (self.by is None or entry.by == self.by)
+            and (self.session is None or entry.save.session == self.session)
+            and (not self.navigation or bool(entry.save.navigated))
+            and (
+                self.id_ is None
+                or self.id_ in (*touched(entry), *entry.held_removals, *entry.save.navigated)
+            )
         )
 
 

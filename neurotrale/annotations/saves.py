@@ -1,13 +1,13 @@
 """Saves of whole files by viewers: each is merged, and moves what its client saw of the file.
 
-The decisions are in `neurotrale.annotations.views`, the merge in `neurotrale.annotations.merge`.
+The decisions are in `neurotrale.annotations.meanings`, the merge in `neurotrale.annotations.merge`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from neurotrale.annotations.chains import FileViews
 from neurotrale.annotations.changes import Before, Change, WriteContext
@@ -15,25 +15,20 @@ from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.diff import diff_documents
 from neurotrale.annotations.document import Document
 from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.meanings import Meaning, meaning_of, meaning_without_views
 from neurotrale.annotations.merge import MergedFile, Seen, merge_edit
 from neurotrale.annotations.paths import AnnotationFile
 from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.revisions import content_with, recent_contents
 from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.viewers import SaveNotes, Viewer
-from neurotrale.annotations.views import (
-    Facts,
-    Meaning,
-    Tip,
-    meaning_of,
-    meaning_of_late,
-    meaning_without_views,
-)
+from neurotrale.annotations.views import Facts, Tip
 
 log = logging.getLogger(__name__)
 
 RECENT_REVISIONS = 16
 RECENT_BYTES = 2**26  # of them together, as they are in memory at once
+FORGOTTEN_NS = 20 * 3600 * 10**9  # for so long a client may still have a view that is forgotten
 
 _Move = tuple[Viewer, Callable[[FileViews], None], int]
 
@@ -100,22 +95,19 @@ class Saves:
         views = self._views(viewer)
         navigated = [id_ for id_ in meaning.navigated if id_ not in views.noted]
         held, newly_held = _held(before, file, meaning, merged)
-        is_full = not (meaning.held or meaning.navigated or meaning.stale) and not (
-            set(merged.held) & set(meaning.edit.removed)
-        )
-        began_ns = None if meaning.chain is None else meaning.chain.began_ns
+        stale = [id_ for id_ in meaning.stale if id_ in file.index.ids]
+        is_full = not (newly_held or meaning.navigated or stale)
         changes = merged.content != content.body
         self.views.keep(content.etag, content.body)
         saved_ns = context.arrived_ns if changes else 0
         self._move(
             viewer,
-            began_ns,
+            meaning,
             new.content,
             context.arrived_ns,
             is_full=is_full,
             saved_ns=saved_ns,
             navigated=navigated,
-            is_left=bool(meaning.navigated),
         )
         for id_ in merged.replaced:
             log.warning(
@@ -124,7 +116,7 @@ class Saves:
         notes = SaveNotes(
             conflicts=dict(merged.conflicts),
             navigated=navigated,
-            stale=[id_ for id_ in meaning.stale if id_ in file.index.ids],
+            stale=stale,
             base="" if meaning.chain is None or not meaning.is_certain else meaning.chain.tip,
         )
         after = Document.parse(merged.content) if changes else file
@@ -133,7 +125,7 @@ class Saves:
             diff_documents(file, after),
             after.index,
             held,
-            newly_held=newly_held + len(meaning.stale),
+            newly_held=newly_held + len(stale),
             notes=notes,
         )
 
@@ -145,29 +137,29 @@ class Saves:
         facts = Facts(
             context.arrived_ns,
             views.is_loaded,
-            self.views.has_left(viewer, path),
+            views.asked_ns,
+            self.views.left_ns(viewer, path),
             context.guarded,
+            context.arrived_ns < views.forgotten_ns + FORGOTTEN_NS,
+            views.is_shared,
+            views.ignored_ns,
         )
         known = {etag: self._content(etag, content) for etag in {one.tip for one in views.chains}}
         tips = [Tip(one, seen) for one in views.chains if (seen := known[one.tip]) is not None]
         if not tips:
             return meaning_without_views(body, self._revisions(content), facts)
-        meaning = meaning_of(body, tips, facts)
-        if not meaning.is_late:
-            return meaning
-        assert meaning.chain is not None
-        earlier = self._content(meaning.chain.before, content)
-        return meaning_of_late(body, earlier or Seen(None), meaning)
+        return meaning_of(body, tips, facts, lambda chain: self._content(chain.before, content))
 
     def _merged(
         self, file: Document, body: Seen, meaning: Meaning, context: WriteContext
     ) -> MergedFile:
         yields = context.arrived_ns < self._saved_ns
+        revived = [id_ for id_ in meaning.revived if id_ not in file.index.ids]
         merged = merge_edit(
             file,
             meaning.base,
             body,
-            meaning.edit,
+            replace(meaning.edit, added=(*meaning.edit.added, *revived)),
             own=meaning.is_own,
             only_additions=meaning.only_additions or yields,
             yields=yields,
@@ -186,22 +178,28 @@ class Saves:
     def _move(
         self,
         viewer: Viewer,
-        began_ns: int | None,
+        meaning: Meaning | None,
         body: bytes,
         arrived_ns: int,
         *,
         is_full: bool,
         saved_ns: int = 0,
         navigated: Sequence[str] = (),
-        is_left: bool = False,
     ) -> None:
         tip = etag_of(body)
         self.views.keep(tip, body)
+        chain = None if meaning is None else meaning.chain
+        began_ns = None if chain is None else chain.began_ns
+        loaded_ns = 0 if meaning is None else meaning.loaded_ns
+        is_left = meaning is not None and bool(meaning.navigated)
+        is_last = len(Document.parse(body).index) == 0 if is_left else False
 
         def move(views: FileViews) -> None:
             views.noted += navigated
-            if not is_left:
-                views.move(began_ns, tip, arrived_ns, is_full=is_full)
+            if is_left:
+                views.leave(began_ns, tip, arrived_ns, is_last=is_last)
+            else:
+                views.move(began_ns, tip, arrived_ns, is_full=is_full, loaded_ns=loaded_ns)
 
         move(self._views(viewer))
         self._saved_ns = max(self._saved_ns, saved_ns)
@@ -244,7 +242,7 @@ def _held(
     back = {*edit.added, *edit.changed} - set(merged.held)
     gone = set(merged.removed)
     held = [id_ for id_ in before.held_removals if id_ not in back and id_ not in gone]
-    present = {*file.index.ids, *edit.added, *edit.changed}
+    present = {*file.index.ids, *edit.added, *edit.changed, *meaning.revived}
     new = [
         id_
         for id_ in dict.fromkeys((*meaning.held, *merged.held))

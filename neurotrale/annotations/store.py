@@ -11,7 +11,8 @@ from neurotrale.annotations.document import Document
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
 from neurotrale.annotations.pieces import is_empty_array
 from neurotrale.annotations.viewers import Viewer
-from neurotrale.annotations.writes import AnnotationWriter, WriteRequest, Written
+from neurotrale.annotations.write_requests import WriteRequest, Written
+from neurotrale.annotations.writes import AnnotationWriter
 from neurotrale.errors import MissingError, ReadOnlyError, reading
 from neurotrale.storage.names import AnnotationName
 

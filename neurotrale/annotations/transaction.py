@@ -23,10 +23,17 @@ from neurotrale.annotations.contents import Content, Contents
 from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import Index
 from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry
 from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.annotations.records import ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.records import NewRecord
 from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
-from neurotrale.errors import BusyError, DamagedError, MissingError, raise_write_error
+from neurotrale.errors import (
+    BusyError,
+    ConflictError,
+    DamagedError,
+    MissingError,
+    raise_write_error,
+)
 from neurotrale.locking.held import HeldLock, LockLostError
 from neurotrale.locking.locks import Locks
 from neurotrale.storage.atomic import replace_file, temporary_path
@@ -84,7 +91,7 @@ class StaleTemporaryFiles:
                     self._reconcile(other)
                     remove_regular(temporary_path(other))
                     log.info("removed the stale temporary file of %s", other)
-        except (OSError, MissingError, DamagedError) as error:  # does not affect this write
+        except (OSError, MissingError, DamagedError, ConflictError) as error:  # not of this write
             log.warning("cannot remove the stale temporary file of %s: %s", other, error)
 
 
@@ -209,6 +216,7 @@ class FileChanges:
 
     def _reconcile(self, journal: Journal, content: Content | None) -> JournalTail:
         """Make the journal agree with the file, before a record is appended to it."""
+        journal.check_format()
         last, applied = journal.tail()
         if last is None or applied is None:
             return JournalTail(last, applied)
@@ -254,6 +262,7 @@ class FileChanges:
             old=first.old,
             new=first.old,
             target=last.n,
+            format=FORMAT,
             first=first.n if first.n != last.n else 0,
         )
         return NewRecord(entry)

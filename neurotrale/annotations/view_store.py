@@ -125,17 +125,15 @@ class Views:
             views.forget(self._now_ns() - KEPT_S * 10**9)
             return msgspec.json.decode(msgspec.json.encode(views), type=FileViews)
 
-    def has_left(self, viewer: Viewer, file: str) -> bool:
-        """Return whether a client has asked for another slice since it last asked for this one."""
+    def left_ns(self, viewer: Viewer, file: str) -> int:
+        """Return when a client last asked for another slice of the block; 0 for never."""
         block, leaf = _split(file)
         with self._lock:
             files = self._block(block).clients.get(_digest(viewer), {})
-            since = files[leaf].asked_ns if leaf in files else 0
-            return _is_slice(leaf) and any(
-                views.asked_ns > since
-                for other, views in files.items()
-                if other != leaf and _is_slice(other)
-            )
+            if not _is_slice(leaf):
+                return 0
+            others = (one for other, one in files.items() if other != leaf and _is_slice(other))
+            return max((views.asked_ns for views in others), default=0)
 
     def saved_ns(self, file: str) -> int:
         """Return when the last save of a file arrived that changed it; 0 for none."""

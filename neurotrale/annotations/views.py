@@ -1,18 +1,19 @@
-"""What a client saw of a file, and what its next save may therefore mean.
+"""What a client saw of a file, and what its next save means if it came from one of these views.
 
 What a client last saw is not known for sure: tabs are duplicated, links are copied, loads fail. So
 the views of a client are *chains*: each load begins one, and each save moves the tip of the chain
-that it came from. The base of a save is the nearest tip. Everything here is a pure function.
+that it came from. Everything here is a pure function.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from neurotrale.annotations.chains import Chain
 from neurotrale.annotations.merge import Edit, Seen, edit_between
-from neurotrale.annotations.spelling import is_edited
+
+LEAVING_NS = 10 * 10**9  # a client that has left a slice may repeat its last save for so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,195 +42,124 @@ class Facts:
     Attributes:
         arrived_ns: When it arrived, in nanoseconds since the epoch.
         is_loaded: Whether the client's last load of the file was answered in full.
-        has_left: Whether the client has asked for another slice of the block since that load.
+        asked_ns: When that load arrived; 0 for none.
+        left_ns: When the client last asked for another slice of the block; 0 for never.
         holds: Whether removals are held back.
+        is_partial: Whether the client may have views that are forgotten.
+        is_shared: Whether several clients are known to save in turns.
+        ignored_ns: When a save was last ignored because its client left the slice; 0 for never.
     """
 
     arrived_ns: int
     is_loaded: bool = False
-    has_left: bool = False
+    asked_ns: int = 0
+    left_ns: int = 0
     holds: bool = True
+    is_partial: bool = False
+    is_shared: bool = False
+    ignored_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Meaning:
-    """What a save means.
+class Guess:
+    """A tip that a save may have come from.
 
     Attributes:
-        base: What its client last saw.
-        is_own: Whether the client itself saved that.
-        edit: What to apply.
-        chain: The chain that the save came from; None for one that it begins.
-        held: Ids whose removal is held back.
-        navigated: Ids that the viewer dropped because its user left the slice: they stay.
-        stale: Ids that a client of which nothing is known would put back to an older revision: they
-            stay as they are.
-        revived: Ids that only some of the client's views show as added, and the others as there.
-        only_additions: Whether its client had loaded nothing, so that all it has is new.
-        is_certain: Whether no removal is doubtful, even where none is held back.
-        is_overtaken: Whether a later save of its chain was merged in full: nothing is applied.
-        is_late: Whether a later save of its chain arrived before, but was not merged in full.
+        tip: The tip.
+        edit: What the save changes in it.
+        echoes: How many annotations the save would add or change to exactly what other views show.
+            Ids and positions are hardly ever the same by chance: but for an undo, a client has them
+            only if it has seen them.
     """
 
+    tip: Tip
+    edit: Edit
+    echoes: int
+
+    def may_be(self, nearest: Guess) -> bool:
+        """Return whether a save may as well have come from this tip as from the nearest.
+
+        It may if it is one step from here, as the viewer saves every step, or no larger a step
+        than from the nearest; or if it only removes, as many can be removed in one step.
+        """
+        if self.edit.size <= 1:
+            return True
+        only_removes = not (self.edit.added or self.edit.changed)
+        return self.echoes <= nearest.echoes and (
+            only_removes or self.edit.size <= nearest.edit.size
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SaveStep:
+    """What a save means if it came from one tip.
+
+    Attributes:
+        chain: The chain of the tip.
+        base: What its client had seen.
+        is_own: Whether it had saved that itself.
+        edit: What to apply.
+        navigated: Ids that the viewer dropped because its user left the slice.
+        is_overtaken: Whether a later save of the chain was merged in full.
+    """
+
+    chain: Chain
     base: Seen
     is_own: bool
     edit: Edit
-    chain: Chain | None
-    held: tuple[str, ...] = ()
     navigated: tuple[str, ...] = ()
-    stale: tuple[str, ...] = ()
-    revived: tuple[str, ...] = ()
-    only_additions: bool = False
-    is_certain: bool = True
     is_overtaken: bool = False
-    is_late: bool = False
 
 
-def meaning_of(body: Seen, tips: Sequence[Tip], facts: Facts) -> Meaning:
-    """Return what a save of a client means of which views are known.
+def step_from(
+    guess: Guess,
+    body: Seen,
+    facts: Facts,
+    before: Callable[[Chain], Seen | None],
+    *,
+    is_nearest: bool,
+) -> SaveStep:
+    """Return what a save means if it came from one tip.
 
     Args:
+        guess: The tip.
         body: What the client saves.
-        tips: Its views of the file; at least one.
         facts: What else is known.
+        before: Returns what a client had seen before the tip of a chain; None if it is forgotten.
+        is_nearest: Whether no other tip is nearer.
     """
-    # A save that was under way when a load arrived did not come from it.
-    tips = [tip for tip in tips if tip.chain.began_ns <= facts.arrived_ns] or tips
-    if body.texts and not any(body.texts.keys() & tip.seen.texts.keys() for tip in tips):
-        return _additions(body, tips)
-    ranked = sorted(((tip.edit(body), tip) for tip in tips), key=_distance(tips))
-    if not body.texts:  # the smallest tip is not the likeliest
-        ranked.sort(key=lambda pair: -pair[1].chain.at_ns)
-    edit, nearest = ranked[0]
-    chain = nearest.chain
+    chain, seen, edit = guess.tip.chain, guess.tip.seen, guess.edit
     if facts.arrived_ns < chain.full_ns:
-        return Meaning(nearest.seen, chain.is_own, Edit(), chain, is_overtaken=True)
+        return SaveStep(chain, seen, chain.is_own, Edit(), is_overtaken=True)
     if chain.is_own and facts.arrived_ns < chain.at_ns:
-        return Meaning(nearest.seen, chain.is_own, edit, chain, is_late=True)
-    if facts.has_left and _is_navigation(nearest.seen, edit):
-        return Meaning(nearest.seen, chain.is_own, Edit(), chain, navigated=edit.removed)
-    rivals = [(other, tip) for other, tip in ranked[1:] if _is_rival(other, tip, edit, nearest)]
-    held, revived = _explained_by_some(edit, rivals)
-    if not _may_remove(nearest.seen, body, edit, facts):
-        held = edit.removed
-    is_certain = not held
-    if not facts.holds:
-        held = ()
-    kept = set(held)
-    applied = Edit(
-        (*edit.added, *revived),
-        edit.changed,
-        tuple(id_ for id_ in edit.removed if id_ not in kept),
-    )
-    # If it is not clear which chain this is, none is moved, and another one begins.
-    is_clear = all(other == edit for other, _ in rivals)
-    return Meaning(
-        nearest.seen,
-        chain.is_own,
-        applied,
-        chain if is_clear else None,
-        held=held,
-        revived=revived,
-        is_certain=is_certain and is_clear,
-    )
+        # Only its additions and changes count, of what its client had before the later save.
+        earlier = before(chain) if chain.before else None
+        if earlier is None:
+            return SaveStep(chain, seen, chain.is_own, Edit(edit.added))
+        seen = earlier
+        edit = edit_between(seen, body, own=chain.is_own_before)
+        return SaveStep(chain, seen, chain.is_own_before, Edit(edit.added, edit.changed))
+    has_left = facts.left_ns > chain.since_ns
+    if (
+        chain.gone_ns and not is_nearest and not facts.is_shared
+    ):  # it has left, and comes back with a load
+        has_left = not body.texts and facts.arrived_ns < chain.gone_ns + LEAVING_NS
+    if has_left and _is_navigation(seen, edit):
+        return SaveStep(chain, seen, chain.is_own, Edit(), navigated=edit.removed)
+    return SaveStep(chain, seen, chain.is_own, edit)
 
 
-def meaning_of_late(body: Seen, before: Seen, meaning: Meaning) -> Meaning:
-    """Return what a late save means: its additions and changes of what its client had before it."""
-    chain = meaning.chain
-    assert chain is not None
-    edit = edit_between(before, body, own=chain.is_own_before)
-    edit = Edit(edit.added, edit.changed)
-    return Meaning(before, chain.is_own_before, edit, chain, is_late=True)
-
-
-def meaning_without_views(body: Seen, revisions: Iterable[Seen], facts: Facts) -> Meaning:
-    """Return what a save of a client means of which nothing is known.
-
-    The nearest revision stands in for what it last saw.
-
-    Args:
-        body: What the client saves.
-        revisions: The recent contents of the file, newest first.
-        facts: What else is known.
-    """
-    known = list(revisions) or [Seen(None)]
-    edits = [edit_between(revision, body, own=False) for revision in known]
-    number = min(range(len(known)), key=lambda at: (edits[at].size, at))
-    base, edit = known[number], edits[number]
-    if not facts.holds:
-        return Meaning(base, False, edit, None)
-    others = [revision for at, revision in enumerate(known) if at != number]
-    stale = tuple(
-        id_
-        for id_ in (*edit.added, *edit.changed)
-        if any(
-            id_ in other.texts and not is_edited(other[id_], body[id_], own=False)
-            for other in others
-        )
-    )
-    dropped = set(stale)
-    applied = Edit(
-        tuple(id_ for id_ in edit.added if id_ not in dropped),
-        tuple(id_ for id_ in edit.changed if id_ not in dropped),
-    )
-    return Meaning(base, False, applied, None, held=edit.removed, stale=stale)
-
-
-def _additions(body: Seen, tips: Sequence[Tip]) -> Meaning:
-    empty = [tip for tip in tips if not tip.seen.texts]
-    latest = max(empty, key=lambda tip: tip.chain.at_ns, default=None)
-    chain = None if latest is None else latest.chain
-    return Meaning(Seen(None), False, Edit(tuple(body.ids)), chain, only_additions=True)
-
-
-def _distance(tips: Sequence[Tip]) -> Callable[[tuple[Edit, Tip]], tuple[int, int, int]]:
-    """Return the key that sorts tips, the nearest first.
-
-    Ids are random: a client does not add one that it has seen elsewhere, but for an undo.
-    """
-    known = {id_ for tip in tips for id_ in tip.seen.ids}
-
-    def distance(pair: tuple[Edit, Tip]) -> tuple[int, int, int]:
-        edit, tip = pair
-        return sum(id_ in known for id_ in edit.added), edit.size, -tip.chain.at_ns
-
-    return distance
-
-
-def _is_rival(other: Edit, tip: Tip, edit: Edit, nearest: Tip) -> bool:
-    """Return whether a save may as well have come from another tip than the nearest.
-
-    It does if it differs from either by at most one annotation, and nothing shows that the client
-    still uses the nearest: it has saved nothing from there since the other view began.
-    """
-    if other.size > max(edit.size, 1):
-        return False
-    return other.size == edit.size or nearest.chain.at_ns < tip.chain.at_ns
-
-
-def _explained_by_some(
-    edit: Edit, rivals: Sequence[tuple[Edit, Tip]]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the ids that not all tips show as removed, and those that only rivals show as added.
-
-    The second are in the nearest tip: if they are no longer in the file, one view has removed them.
-    """
-    removals = [edit.removed, *(other.removed for other, _ in rivals)]
-    every = set(removals[0]).intersection(*map(set, removals[1:]))
-    some = dict.fromkeys(id_ for removed in removals for id_ in removed)
-    added = dict.fromkeys(id_ for other, _ in rivals for id_ in other.added)
-    return (
-        tuple(id_ for id_ in some if id_ not in every),
-        tuple(id_ for id_ in added if id_ not in (*edit.added, *edit.changed)),
-    )
-
-
-def _may_remove(base: Seen, body: Seen, edit: Edit, facts: Facts) -> bool:
-    """Return whether a client that may remove annotations may remove all of these at once."""
-    if len(edit.removed) < len(base.texts) or not edit.removed:
-        return True
-    return len(base.texts) == 1 and not body.texts and facts.is_loaded
+def ranked_guesses(body: Seen, tips: Sequence[Tip]) -> list[Guess]:
+    """Return where a save may have come from, the nearest first."""
+    edits = [tip.edit(body) for tip in tips]
+    new = [{*edit.added, *edit.changed} for edit in edits]
+    known = set[str]().union(*(body.texts.keys() - ids for ids in new))
+    guesses = [
+        Guess(tip, edit, len(known & ids)) for tip, edit, ids in zip(tips, edits, new, strict=True)
+    ]
+    if not body.texts:  # the smallest tip is not the likeliest
+        return sorted(guesses, key=lambda guess: -guess.tip.chain.at_ns)
+    return sorted(guesses, key=lambda one: (one.echoes, one.edit.size, -one.tip.chain.at_ns))
 
 
 def _is_navigation(base: Seen, edit: Edit) -> bool:

@@ -1,4 +1,4 @@
-"""The writes that clients ask for: as values, as changes of a file, and applied together.
+"""The writes that clients ask for: as changes of a file, and applied together.
 
 Writes of one file that come at the same time are applied together: one lock, one replacement of the
 file, and a journal record each. Every write meets the file as the one before it leaves it, and a
@@ -9,86 +9,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from neurotrale.annotations.changes import AppliedChange, Before, Change, WriteContext
 from neurotrale.annotations.contents import document_of
 from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import Document
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.paths import AnnotationFile
 from neurotrale.annotations.restore import (
+    ignored_removals,
     restored_annotation,
     restored_removals,
+    restored_reverts,
     restored_revision,
+    undone_changes,
 )
 from neurotrale.annotations.saves import Saves
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.view_store import Views
-from neurotrale.annotations.viewers import NO_NOTES, SaveNotes, Viewer
+from neurotrale.annotations.viewers import NO_NOTES, Viewer
+from neurotrale.annotations.write_requests import WriteOperation, WriteRequest, Written
 from neurotrale.errors import MissingError
 
 log = logging.getLogger(__name__)
-
-WriteOperation = Literal[
-    "put", "patch", "delete", "restore", "restore_annotation", "restore_removed", "confirm"
-]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WriteRequest:
-    """A write of one annotation file.
-
-    Attributes:
-        operation: What to do.
-        file: The file.
-        context: The author and the preconditions.
-        body: The checked body: a whole file (put), or an annotation with its id (patch).
-        id: Id of the annotation (patch, delete, restore_annotation).
-        ids: Ids of the annotations (confirm); empty means all whose removal is held back.
-        revision: The revision to restore (restore); or to restore the annotation from, None for
-            its content before its last change (restore_annotation).
-        since: Restores only what was removed at or after this time (restore_removed).
-        warnings: What the check of the body found that viewers may not understand.
-        intent: A name that no other request has; its journal record keeps it.
-        is_repeated: Whether the same request may have been applied before.
-    """
-
-    operation: WriteOperation
-    file: AnnotationFile
-    context: WriteContext
-    body: bytes = b""
-    id: str = ""
-    ids: tuple[str, ...] = ()
-    revision: int | None = None
-    since: str | None = None
-    warnings: tuple[str, ...] = ()
-    intent: str = ""
-    is_repeated: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """The result of a write.
-
-    Attributes:
-        filename: Path of the file relative to the data root.
-        created: Whether the file (put) or the annotation (patch) is new.
-        etag: ETag of the file after the write.
-        warnings: What was kept although viewers may not understand it.
-        newly_held: Number of removals that were held back for the first time.
-        changed: Whether anything was written.
-        notes: What else the record of the write tells.
-    """
-
-    filename: str
-    created: bool
-    etag: str
-    warnings: tuple[str, ...] = ()
-    newly_held: int = 0
-    changed: bool = True
-    notes: SaveNotes = NO_NOTES
 
 
 class AnnotationWriter(Protocol):
@@ -271,12 +214,28 @@ class _Planned:
         path = self.request.file.display_path
         return restored_removals(before, self._journal, path, self.request.since)
 
-    def confirm(self, before: Before) -> Change:
+    def restore_reverted(self, before: Before) -> Change:
         self.request.context.preconditions.check(before)
         path = self.request.file.display_path
+        return restored_reverts(before, self._journal, path, self.request.since)
+
+    def undo(self, before: Before) -> Change:
+        request = self.request
+        request.context.preconditions.check(before)
+        path = request.file.display_path
+        return undone_changes(
+            before, self._journal, path, request.by, request.session, request.since
+        )
+
+    def confirm(self, before: Before) -> Change:
+        self.request.context.preconditions.check(before)
+        path, revision = self.request.file.display_path, self.request.revision
         document = document_of(before.content, path)
-        confirmed = list(self.request.ids) or list(before.held_removals)
-        unknown = [id_ for id_ in confirmed if id_ not in before.held_removals]
+        found: Sequence[str] = before.held_removals
+        if revision is not None:
+            found = ignored_removals(before, self._journal, revision)
+        confirmed = list(self.request.ids) or list(found)
+        unknown = [id_ for id_ in confirmed if id_ not in found]
         if unknown:
             raise MissingError(f"No removal of {unknown[0]!r} is held back in {path}.")
         still_held = [id_ for id_ in before.held_removals if id_ not in confirmed]
@@ -296,5 +255,7 @@ _DECISIONS: dict[WriteOperation, Callable[[_Planned, Before], Change]] = {
     "restore": _Planned.restore,
     "restore_annotation": _Planned.restore_annotation,
     "restore_removed": _Planned.restore_removed,
+    "restore_reverted": _Planned.restore_reverted,
+    "undo": _Planned.undo,
     "confirm": _Planned.confirm,
 }

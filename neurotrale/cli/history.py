@@ -19,8 +19,8 @@ from neurotrale.annotations.corrections import corrections as corrections_of
 from neurotrale.annotations.document import id_of
 from neurotrale.annotations.history import AnnotationHistory
 from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journal_records import JournalEntry
 from neurotrale.annotations.paths import AnnotationFile
-from neurotrale.annotations.records import JournalEntry
 from neurotrale.annotations.revisions import ChangeFilter, touched
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.writes import FileWriter
@@ -41,7 +41,7 @@ def lines_of(changes: Sequence[tuple[JournalEntry, bool]]) -> list[str]:
 
     Ids are shortened so that no two of them look alike.
     """
-    short = shortened(id_ for entry, _ in changes for id_ in touched(entry)[:IDS_NAMED])
+    short = shortened(id_ for entry, _ in changes for id_ in _named(entry)[:IDS_NAMED])
     return [_line(entry, applied, short) for entry, applied in changes]
 
 
@@ -72,13 +72,18 @@ def _cut(id_: str, width: int) -> str:
     return f"{one_word(id_[:half])}...{one_word(id_[-half:])}"
 
 
+def _named(entry: JournalEntry) -> list[str]:
+    return touched(entry) or entry.save.navigated
+
+
 def _line(entry: JournalEntry, applied: bool, short: dict[str, str]) -> str:
     counts = [("+", entry.added), ("~", entry.changed), ("-", entry.removed)]
     summary = " ".join(f"{sign}{len(ids)}" for sign, ids in counts if ids) or "="
-    ids = touched(entry)
+    ids = _named(entry)
     named = [short[id_] for id_ in ids[:IDS_NAMED]] + (["..."] if len(ids) > IDS_NAMED else [])
     notes = [f"of {entry.target}"] if entry.op == "restore" and entry.target else []
     notes += [f"held back {entry.newly_held}"] if entry.newly_held else []
+    notes += [f"ignored {len(entry.save.navigated)}"] if entry.save.navigated else []
     notes += [] if applied else ["not applied"]
     note = f" ({', '.join(notes)})" if notes else ""
     by = entry.by or "another program"
@@ -131,6 +136,7 @@ def history(
     since: str | None,
     until: str | None,
     by: str | None,
+    navigation: bool,
     limit: int,
     all_: bool,
     show: int | None,
@@ -149,6 +155,7 @@ def history(
         since=parse_time(since, "--since") if since else None,
         until=parse_time(until, "--until") if until else None,
         by=by,
+        navigation=navigation,
     )
     changes = revisions.changes(target, filter_)
     listed = list(changes if all_ else islice(changes, limit))
@@ -166,19 +173,26 @@ def restore(
     revision: int | None,
     id_: str | None,
     removed: bool,
+    reverted: bool,
+    by: str | None,
+    session: str | None,
     since: str | None,
     lock: str,
     share: str,
 ) -> None:
-    """Restore a revision of an annotation FILE, an annotation, or all removed annotations.
+    """Restore a revision of an annotation FILE, an annotation, or what was removed or undone.
 
     The service may be running. The restoration is recorded as a change, too.
     """
     revisions, target = _history(lock, share), _annotation_file(file)
     context = _write_context()
+    after = parse_time(since, "--since") if since else None
     if removed:
-        after = parse_time(since, "--since") if since else None
         written = revisions.restore_removed(target, after, context)
+    elif reverted:
+        written = revisions.restore_reverted(target, after, context)
+    elif after is not None:
+        written = revisions.undo(target, by, session, after, context)
     elif id_ is not None:
         written = revisions.restore_annotation(target, id_, revision, context)
     else:
@@ -193,12 +207,13 @@ def restore(
 
 @declared("held")
 @_FILE
-def held(file: Path, id_: str | None, confirm: bool, lock: str) -> None:
+def held(file: Path, id_: str | None, navigation: int | None, confirm: bool, lock: str) -> None:
     """List the annotations of a FILE whose removal was held back, as JSON Lines."""
     revisions, target = _history(lock), _annotation_file(file)
     if confirm:
-        revisions.confirm(target, [] if id_ is None else [id_], _write_context())
-    for annotation in revisions.held_removals(target):
+        ids = [] if id_ is None else [id_]
+        revisions.confirm(target, ids, _write_context(), navigation)
+    for annotation in revisions.held_removals(target, navigation):
         if confirm or id_ is None or id_of(annotation) == id_:
             say(_one_line(annotation))
 

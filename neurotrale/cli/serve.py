@@ -166,6 +166,7 @@ def start(root: Path, options: dict[str, Any]) -> None:
             read_only=options["read_only"],
             follow_symlinks=options["follow_symlinks"],
             cors_origins=options["cors_origins"],
+            base_path=options["base_path"],
             max_body_bytes=options["max_body_mb"] * 2**20,
             lock=options["lock"],
             lock_timeout_s=options["lock_timeout"],
@@ -180,6 +181,8 @@ def start(root: Path, options: dict[str, Any]) -> None:
         host=options["host"],
         port=options["port"],
         unix_socket=options["unix_socket"],
+        allowed_hosts=options["allowed_hosts"],
+        trusted_proxy=options["trusted_proxy"],
         workers=options["workers"],
         limits=Limits(
             threads=options["threads"],

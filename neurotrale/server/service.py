@@ -21,13 +21,23 @@ from neurotrale.annotations.handover import RemoteWriter, WriteJobs, address_of
 from neurotrale.errors import StartError
 from neurotrale.late import load_all
 from neurotrale.locking.writers import remove_claims
-from neurotrale.server.sockets import open_socket, socket_pair, unix_socket, url_of
+from neurotrale.server.proxies import Application, TrustedProxies
+from neurotrale.server.sockets import names_of, open_socket, socket_pair, unix_socket, url_of
 from neurotrale.server.supervisor import SIGNALS, Supervisor
 from neurotrale.server.threads import FileQueues, signals_blocked
 from neurotrale.server.uploads import Uploads
 from neurotrale.server.worker import Limits, run_worker, warn_about_file_limit
 from neurotrale.server.writer import Writer, WriterLink
-from neurotrale.settings.service import HOST, PORT, READY_FILE, SPOOL, UNIX_SOCKET, WORKERS
+from neurotrale.settings.service import (
+    ALLOWED_HOSTS,
+    HOST,
+    PORT,
+    READY_FILE,
+    SPOOL,
+    TRUSTED_PROXY,
+    UNIX_SOCKET,
+    WORKERS,
+)
 from neurotrale.storage.atomic import replace_file
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.spool import Spool
@@ -73,6 +83,9 @@ class ServeSettings:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         unix_socket: Listen on this socket instead; only its owner may connect.
+        allowed_hosts: Names that the service may be called by, besides localhost and that of this
+            machine; if there are none, those count only for a service on a loopback address.
+        trusted_proxy: Addresses, networks and names of proxies whose word for the client counts.
         workers: The number of worker processes.
         limits: The limits of each worker.
         ready_file: Written once the service answers requests, removed when it stops.
@@ -83,6 +96,8 @@ class ServeSettings:
     host: str = HOST.default
     port: int = PORT.default
     unix_socket: Path | None = UNIX_SOCKET.default
+    allowed_hosts: tuple[str, ...] = ALLOWED_HOSTS.default
+    trusted_proxy: tuple[str, ...] = TRUSTED_PROXY.default
     workers: int = WORKERS.default
     limits: Limits = field(default_factory=Limits)
     ready_file: Path | None = READY_FILE.default
@@ -134,10 +149,18 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
     ):
         tokens = watch.tokens if watch else None
         writer = None if link is None else RemoteWriter(link, PARKED_BYTES)
-        app = create_app(replace(settings.app, shelf=shelf), tokens, writer)
+        names = names_of(listening, settings.allowed_hosts)
+        web = replace(settings.app, shelf=shelf, host_names=names)
+        app: Application = create_app(web, tokens, writer)
+        if settings.trusted_proxy:
+            app = TrustedProxies(app, settings.trusted_proxy)
         data_root = DataRoot(settings.app.root, follow_symlinks=settings.app.follow_symlinks)
         admission = Admission(
-            tokens, writer, settings.app.max_body_bytes, has_ui=settings.app.ui is not None
+            tokens,
+            writer,
+            settings.app.max_body_bytes,
+            has_ui=settings.app.ui is not None,
+            base_path=settings.app.base_path,
         )
         spool = Spool(settings.spool or shelf, data_root)
         if settings.spool is not None:

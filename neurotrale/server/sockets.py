@@ -9,6 +9,7 @@ the packet.
 from __future__ import annotations
 
 import errno
+import ipaddress
 import mmap
 import os
 import socket
@@ -290,6 +291,23 @@ def _remove_stale_socket(path: Path) -> None:
         f"Another service listens on the socket {path}. Choose another path with"
         " --unix-socket, or stop that service."
     )
+
+
+def names_of(listening: socket.socket, allowed: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the names that a service may be called by, besides localhost; None for any.
+
+    Args:
+        listening: The socket that it listens on.
+        allowed: Names that are allowed besides that of this machine; if there are none, a service
+            is asked for by its name on a loopback address only.
+    """
+    if listening.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    address = ipaddress.ip_address(listening.getsockname()[0].partition("%")[0])
+    if not allowed and not address.is_loopback:
+        return None
+    own = socket.gethostname()
+    return (own, own.partition(".")[0], *allowed)
 
 
 def url_of(listening: socket.socket, host: str) -> str:

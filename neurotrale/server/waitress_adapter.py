@@ -102,7 +102,7 @@ class HttpServer:
             outbuf_high_watermark=NEVER,  # for a thread to wait until the client takes more
             ident=None,
             log_socket_errors=False,
-            clear_untrusted_proxy_headers=True,
+            clear_untrusted_proxy_headers=False,  # the application tells whom it trusts
         )
         self._server.channel_class = partial(_Channel, self)
         self._server.pull_trigger = pool.wake
@@ -331,10 +331,13 @@ class _JsonErrorTask(ErrorTask):  # type: ignore[misc]
 
 
 def _log(task: Any, written: int, user: str | None) -> None:
-    request, address = task.request, task.channel.addr
+    request = task.request
+    environ = getattr(task, "environ", None) or {}
+    peer = task.channel.addr
     size = task.content_length if task.content_length is not None else written
     log_response(
-        address=address[0] if address else "",
+        # The application puts the client there that a trusted proxy speaks for.
+        address=environ.get("REMOTE_ADDR") or (peer[0] if peer else ""),
         user=user,
         # waitress does not set the attributes that it could not parse.
         method=getattr(request, "command", ""),

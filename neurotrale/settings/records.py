@@ -23,7 +23,8 @@ from neurotrale.settings.shared import LOCK, LOG_LEVEL, SHARE, SINCE
 
 EXPORT_FORMATS = ("json", "jsonl", "csv", "swc")
 _FILE = "/data/brain/annotations/x0y0z0/fibers.json"
-_LIMITS = ("since", "until", "by", "limit", "all")
+_LIMITS = ("since", "until", "by", "navigation", "limit", "all")
+_MANY = ("removed", "reverted", "by", "session")  # ways to restore many annotations
 
 # fmt: off
 _ID = Setting[str | None]("id", None, Text(), "Only the annotation with this id.")
@@ -37,6 +38,10 @@ HISTORY: tuple[Setting[Any], ...] = (
     SINCE,
     Setting[str | None]("until", None, Text("TIME"), "Only changes before this time."),
     _BY,
+    Setting(
+        "navigation", False, Flag(),
+        "Only saves that were ignored because their viewer left the slice.",
+    ),
     LIMIT,
     Setting("all", False, Flag(), "List all changes."),
     Setting("show", None, Integer(), "Print the file at this revision."),
@@ -49,6 +54,12 @@ RESTORE: tuple[Setting[Any], ...] = (
     ),
     replace(_ID, help="Restore only this annotation, by default to before its last change."),
     Setting("removed", False, Flag(), "Restore all removed annotations; the present ones stay."),
+    Setting("reverted", False, Flag(), "Bring back changes that saves of old copies have undone."),
+    replace(_BY, help="Undo what was done under this name; what others did stays."),
+    Setting[str | None](
+        "session", None, Text("LABEL"),
+        "Undo what the viewer with this label did, as the history shows it.",
+    ),
     SINCE,
     LOCK,
     SHARE,
@@ -56,6 +67,11 @@ RESTORE: tuple[Setting[Any], ...] = (
 )
 HELD: tuple[Setting[Any], ...] = (
     _ID,
+    Setting[int | None](
+        "navigation", None, Integer(1),
+        "Instead, what this change dropped, which was ignored as leaving a slice.",
+        "See 'neurotrale history FILE --navigation' for such changes.",
+    ),
     Setting("confirm", False, Flag(), "Confirm these removals, and apply them to the file."),
     LOCK,
     LOG_LEVEL,
@@ -157,17 +173,46 @@ COMMANDS = (
         "restore",
         "Restore an earlier state of an annotation file.",
         RESTORE,
-        (f"neurotrale restore {_FILE} --removed", f"neurotrale restore {_FILE} --revision 3"),
+        (
+            f"neurotrale restore {_FILE} --removed",
+            f"neurotrale restore {_FILE} --revision 3",
+            f"neurotrale restore {_FILE} --by ann --since 2026-11-22T09:00",
+        ),
         (
             excludes(
                 "removed",
-                ("id", "revision"),
-                "--removed cannot be combined with --id or --revision, only with --since.",
+                ("id", "revision", "reverted", "by", "session"),
+                "--removed cannot be combined with --id, --revision, --reverted, --by or --session,"
+                " only with --since.",
             ),
-            requires("since", "removed", "--since needs --removed."),
+            excludes(
+                "reverted",
+                ("id", "revision", "by", "session"),
+                "--reverted cannot be combined with --id, --revision, --by or --session, only with"
+                " --since.",
+            ),
+            *(
+                excludes(
+                    key,
+                    ("id", "revision"),
+                    f"--{key} cannot be combined with --id or --revision, only with --since.",
+                )
+                for key in ("by", "session")
+            ),
+            *(
+                requires(key, "since", f"--{key} needs --since: from when on to undo.")
+                for key in ("by", "session")
+            ),
+            *(
+                excludes(
+                    "since", (key,), f"--since needs --{', --'.join(_MANY[:-1])} or --{_MANY[-1]}."
+                )
+                for key in ("id", "revision")
+            ),
             any_of(
-                ("revision", "id", "removed"),
-                "Choose what to restore: --revision N, --id ID, or --removed.",
+                ("revision", "id", *_MANY),
+                "Choose what to restore: --revision N, --id ID, --removed, --reverted, or --by NAME"
+                " or --session LABEL with --since TIME.",
             ),
         ),
     ),
@@ -175,7 +220,11 @@ COMMANDS = (
         "held",
         "List removals that the service held back, or confirm them.",
         HELD,
-        (f"neurotrale held {_FILE}", f"neurotrale held {_FILE} --confirm"),
+        (
+            f"neurotrale held {_FILE}",
+            f"neurotrale held {_FILE} --confirm",
+            f"neurotrale held {_FILE} --navigation 7 --confirm",
+        ),
     ),
     Command(
         "corrections",

@@ -22,7 +22,17 @@ from neurotrale.settings.setting import (
     different_files,
     excludes,
 )
-from neurotrale.settings.shared import LOCK, LOG_LEVEL, SHARE, parse_host, parse_origins
+from neurotrale.settings.shared import (
+    LOCK,
+    LOG_LEVEL,
+    SHARE,
+    UNIX,
+    parse_base_path,
+    parse_host,
+    parse_hosts,
+    parse_origins,
+    parse_proxies,
+)
 
 GuardMode = Literal["browser", "all", "off"]
 CompressMode = Literal["auto", "none", "gzip", "zstd"]
@@ -106,11 +116,32 @@ UI = Setting[Path | None](
     "Directory of a built NeuroTrALE UI, which is served at /ui/.",
     variable="NEUROTRALE_UI",
 )
-CORS_ORIGINS = Setting(
-    "cors-origins", ("*",), Parsed("ORIGINS", parse_origins),
-    "Origins of web pages that may call the service: '*' or a comma-separated list.",
-    "Viewers run on pages of any origin, including your own builds.",
-    variable="NEUROTRALE_CORS_ORIGINS", default_text="*",
+CORS_ORIGINS = Setting[tuple[str, ...] | None](
+    "cors-origins", None, Parsed("ORIGINS", parse_origins),
+    "Origins of web pages that may read and write: '*' for all, or a comma-separated list.",
+    "Any page may show the data; without tokens, only those of the same host and of localhost may"
+    " also change them.",
+    variable="NEUROTRALE_CORS_ORIGINS", default_text="all read, those of the same host write",
+)
+ALLOWED_HOSTS = Setting[tuple[str, ...]](
+    "allowed-hosts", (), Parsed("HOSTS", parse_hosts),
+    "Host names, separated by commas, by which the service may be called without a token, besides"
+    " localhost and that of this machine; except on loopback addresses any, if none is given.",
+    "Any web page can have a name that leads to this machine.",
+    variable="NEUROTRALE_ALLOWED_HOSTS", default_text="none",
+)
+TRUSTED_PROXY = Setting[tuple[str, ...]](
+    "trusted-proxy", (), Parsed("ADDRESSES", parse_proxies),
+    "Proxies, separated by commas, whose X-Forwarded or Forwarded headers name the client:"
+    " addresses, networks or host names, or 'unix' for those on the Unix socket.",
+    "With a proxy in front, so that history and log have the addresses of people.",
+    variable="NEUROTRALE_TRUSTED_PROXY", default_text="none",
+)
+BASE_PATH = Setting(
+    "base-path", "", Parsed("PATH", parse_base_path),
+    "Path that a proxy in front keeps before all others, such as /lab/brains.",
+    "Not needed for a proxy that removes the path: all links are relative.",
+    variable="NEUROTRALE_BASE_PATH", default_text="none",
 )
 MAX_BODY_MB = Setting(
     "max-body-mb", 1024, Integer(1, 1_000_000), "Largest accepted annotation file, in MiB.",
@@ -181,8 +212,9 @@ ACCESS_LOG = Setting(
 
 SERVICE: tuple[Setting[Any], ...] = (
     HOST, PORT, UNIX_SOCKET, WORKERS, THREADS, CONNECTIONS, QUEUE, READ_ONLY, FOLLOW_SYMLINKS,
-    TOKEN_FILE, UI, CORS_ORIGINS, MAX_BODY_MB, SPOOL, LOCK_TIMEOUT, LOCK, SHARE, GUARD, COMPRESS,
-    CHUNK_CACHE, STALL_TIMEOUT, DRAIN_TIMEOUT, READY_FILE, SERVICE_LOG_LEVEL, ACCESS_LOG,
+    TOKEN_FILE, UI, CORS_ORIGINS, ALLOWED_HOSTS, TRUSTED_PROXY, BASE_PATH, MAX_BODY_MB,
+    SPOOL, LOCK_TIMEOUT, LOCK, SHARE, GUARD, COMPRESS, CHUNK_CACHE, STALL_TIMEOUT,
+    DRAIN_TIMEOUT, READY_FILE, SERVICE_LOG_LEVEL, ACCESS_LOG,
 )
 # fmt: on
 
@@ -193,11 +225,27 @@ def _hides_access_log(values: Values, given: Given) -> bool:
     return values["log_level"] not in ("debug", "info") and bool(values["access_log"])
 
 
+def _trusts_no_socket(values: Values, given: Given) -> bool:
+    is_told = "trusted_proxy" in given and UNIX in values["trusted_proxy"]
+    return is_told and values["unix_socket"] is None
+
+
 SERVICE_RULES = (
     excludes(
         "unix_socket",
         ("host", "port"),
         "--unix-socket replaces the address to listen on: leave out --host and --port.",
+    ),
+    excludes(
+        "allowed_hosts",
+        ("unix_socket", "token_file"),
+        "--allowed-hosts is for a service without tokens in a network: whoever connects to a Unix"
+        " socket or has a token may use any name. Leave it out.",
+    ),
+    Rule(
+        _trusts_no_socket,
+        "--trusted-proxy unix is for a service with --unix-socket: name the address of the proxy,"
+        " or add --unix-socket.",
     ),
     different_files(
         "ready_file",

@@ -5,6 +5,7 @@ A parser raises ValueError with a message for the user.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import re
@@ -39,9 +40,13 @@ def parse_host(text: str) -> str:
     return text
 
 
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(item.strip() for item in text.lower().split(",")))
+
+
 def parse_origins(text: str) -> tuple[str, ...]:
     """Parse ``*`` or a comma-separated list of origins."""
-    result = tuple(dict.fromkeys(item.strip().rstrip("/") for item in text.split(",")))
+    result = tuple(item.rstrip("/") for item in _list(text))
     if result == ("*",):
         return result
     for origin in result:
@@ -52,6 +57,58 @@ def parse_origins(text: str) -> tuple[str, ...]:
                 " 'https://lab.example.org,http://localhost:8080'."
             )
     return result
+
+
+UNIX = "unix"
+"""In a list of trusted proxies, whoever connects through the Unix socket."""
+
+# The last part is no number: that would be an address.
+_HOST_NAME = re.compile(r"(?=.{1,253}$)(?:[a-z0-9_-]{1,63}\.)*(?!\d+$)[a-z0-9_-]{1,63}")
+_BASE_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]+)+")
+
+
+def is_network(text: str) -> bool:
+    """Return whether a text is an IP address, or a network such as ``10.0.0.0/8``."""
+    try:
+        ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_hosts(text: str) -> tuple[str, ...]:
+    """Parse a comma-separated list of host names."""
+    hosts = tuple(host.removesuffix(".") for host in _list(text))
+    for host in hosts:
+        if not _HOST_NAME.fullmatch(host):
+            raise ValueError(
+                f"{host!r} is not a host name; expected names without scheme and port, such as"
+                " 'brains.example.org,lab-server'."
+            )
+    return hosts
+
+
+def parse_proxies(text: str) -> tuple[str, ...]:
+    """Parse a comma-separated list of addresses, networks and names of hosts, or ``unix``."""
+    proxies = _list(text)
+    for proxy in proxies:
+        if not is_network(proxy) and not _HOST_NAME.fullmatch(proxy):
+            raise ValueError(
+                f"{proxy!r} is neither an IP address, a network nor a host name; expected a list"
+                " such as '127.0.0.1,10.1.0.0/16,proxy', or 'unix' for the Unix socket."
+            )
+    return proxies
+
+
+def parse_base_path(text: str) -> str:
+    """Parse the path in front of all others; "" for ``/``."""
+    path = text.strip().rstrip("/")
+    if path and not _BASE_PATH.fullmatch(path):
+        raise ValueError(
+            f"{text!r} is not a path; expected one such as '/lab/brains', of letters, digits and"
+            " any of -._~ between slashes."
+        )
+    return path
 
 
 def triple_parser(kind: type[int] | type[float]) -> Callable[[str], tuple[float, float, float]]:

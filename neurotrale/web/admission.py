@@ -15,7 +15,7 @@ from neurotrale.storage.names import AnnotationUrl, Parts
 from neurotrale.tokens.watch import SharedTokens
 from neurotrale.web.auth import bearer, check_method, find_token, is_public
 from neurotrale.web.error_handlers import TABLE
-from neurotrale.web.prefixes import without_prefixes
+from neurotrale.web.prefixes import base_pattern, without_prefixes
 from neurotrale.web.router import OrderedRouter, Route
 from neurotrale.web.routes import OF_UI, ROUTES, add_routes
 
@@ -38,6 +38,7 @@ class Admission:
         writer: Writes annotation files; None if the service is read-only.
         body_bytes: The largest accepted body of a PUT or PATCH.
         has_ui: Whether the service hosts a second user interface.
+        base_path: The path that a proxy keeps in front of all others; "" for none.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Admission:
         body_bytes: int,
         *,
         has_ui: bool,
+        base_path: str = "",
     ) -> None:
+        self._base = base_pattern(base_path)
         self._routes = OrderedRouter()
         add_routes(
             self._routes, {row.resource for row in ROUTES} - (frozenset() if has_ui else OF_UI)
@@ -106,7 +109,7 @@ class Admission:
     ) -> tuple[tuple[str, ...], list[tuple[Route, dict[str, object]]]]:
         """Return the tokens in a path, and the routes that it may have."""
         decoded = path.encode("latin-1").decode("utf-8", "replace")
-        given, paths = without_prefixes(decoded, tokens=self._tokens is not None)
+        given, paths = without_prefixes(decoded, self._base, tokens=self._tokens is not None)
         parameters = parse_query_string(query, keep_blank=True)
         found = [self._routes.match(one, parameters.__contains__) for one in paths]
         return given, [one for one in found if one is not None]

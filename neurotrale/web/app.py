@@ -25,6 +25,7 @@ from neurotrale.layers.spatial_index import CoordinateSpaces
 from neurotrale.locking.locks import Locks
 from neurotrale.locking.writers import WriterClaims
 from neurotrale.settings.service import (
+    BASE_PATH,
     CHUNK_CACHE,
     COMPRESS,
     CORS_ORIGINS,
@@ -46,6 +47,7 @@ from neurotrale.tokens.file import check_not_served
 from neurotrale.tokens.watch import SharedTokens, watch_in_background
 from neurotrale.web.auth import TokenMiddleware
 from neurotrale.web.error_handlers import add_error_handlers
+from neurotrale.web.origins import KnownHosts, WritingPages, grants_to
 from neurotrale.web.prefixes import Prefixes
 from neurotrale.web.resources.annotations import AnnotationResource
 from neurotrale.web.resources.api import (
@@ -98,18 +100,15 @@ from neurotrale.web.resources.webapps import (
     ViewerResource,
 )
 from neurotrale.web.responses import Compressor
-from neurotrale.web.router import App, CommonHeaders, OrderedRouter, ViewerMiddleware
+from neurotrale.web.router import (
+    App,
+    CommonHeaders,
+    OrderedRouter,
+    OriginMiddleware,
+    ViewerMiddleware,
+)
 from neurotrale.web.routes import add_routes
 from neurotrale.web.webapps import VIEWER_HEAD, Bundle
-
-EXPOSED_HEADERS = (
-    "ETag",
-    "Content-Range",
-    "Content-Encoding",
-    "Content-Length",
-    "Content-Location",
-    "Accept-Ranges",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,11 @@ class AppSettings:
         root: The data root.
         read_only: Refuse every write.
         follow_symlinks: Also serve symbolic links that point outside the root.
-        cors_origins: Origins whose pages may call the service; ``("*",)`` means all.
+        cors_origins: Origins whose pages may read and write; ``("*",)`` means all. With None, all
+            may read, and those of the same host and of loopback addresses may write.
+        host_names: Names that the service may be called by without a token, besides localhost;
+            None for any.
+        base_path: The path that a proxy keeps in front of all others; "" for none.
         max_body_bytes: The largest accepted body of a PUT or PATCH.
         lock: The kind of lock that excludes other writers.
         lock_timeout_s: How long a writer waits for the lock.
@@ -137,7 +140,9 @@ class AppSettings:
     root: Path
     read_only: bool = READ_ONLY.default
     follow_symlinks: bool = FOLLOW_SYMLINKS.default
-    cors_origins: tuple[str, ...] = CORS_ORIGINS.default
+    cors_origins: tuple[str, ...] | None = CORS_ORIGINS.default
+    host_names: tuple[str, ...] | None = None
+    base_path: str = BASE_PATH.default
     max_body_bytes: int = MAX_BODY_MB.default * 2**20
     lock: LockSetting = LOCK.default
     lock_timeout_s: float = LOCK_TIMEOUT.default
@@ -188,22 +193,23 @@ def create_app(
         check_not_served(settings.token_file, data_root.root)
         tokens = tokens or watch_in_background(settings.token_file)
     router = OrderedRouter()
-    any_origin = settings.cors_origins == ("*",)
-    cors: falcon.CORSMiddleware[Any, Any] = falcon.CORSMiddleware(
-        allow_origins="*" if any_origin else settings.cors_origins,
-        expose_headers=EXPOSED_HEADERS,
-        allow_private_network=True,
-    )
+    named = settings.cors_origins or ()
+    readers = "*" if settings.cors_origins is None or "*" in named else named
+    hosts = pages = None
+    if tokens is None:
+        hosts = None if settings.host_names is None else KnownHosts(settings.host_names)
+        pages = WritingPages(named, refusals) if refusals is not None and "*" not in named else None
     app: App = falcon.App(
         router=cast(CompiledRouter, router),
         middleware=[
-            cors,
-            CommonHeaders(varies=not any_origin),
+            CommonHeaders(varies=readers != "*"),
             ViewerMiddleware(
-                Prefixes(data_root, tokens=tokens is not None),
+                Prefixes(data_root, tokens=tokens is not None, base_path=settings.base_path),
                 None if settings.read_only else ServiceId(data_root.root),
                 partial(note_refusal, refusals),
             ),
+            OriginMiddleware(hosts, pages, read_only=settings.read_only),
+            grants_to(readers),
             *([] if tokens is None else [TokenMiddleware(tokens)]),
         ],
     )
@@ -234,6 +240,7 @@ def create_app(
                 viewer=viewer is not None,
                 ui=ui is not None,
                 read_only=settings.read_only,
+                pages=pages,
             ),
             AnnotationResource(store, settings.max_body_bytes, settings.guard, compressor, spaces),
             HistoryResource(annotation_files, history),

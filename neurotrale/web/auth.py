@@ -22,14 +22,13 @@ from neurotrale.tokens import MAY_WRITE, USER
 from neurotrale.tokens.file import Token, TokenList
 from neurotrale.tokens.watch import SharedTokens
 from neurotrale.web.prefixes import BEHIND_TOKEN, TOKENS_IN_PATH, outer_href, redirect
-from neurotrale.web.requests import is_navigation
+from neurotrale.web.requests import SAFE_METHODS, is_navigation, is_preflight
 
 PUBLIC_PATH = "/api/health"
 """The one path that needs no token, so that monitoring needs none."""
 
 _BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 _PUBLIC = re.compile(PUBLIC_PATH.replace("/", "/+"))
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _HOW_TO_SEND = (
     "Send one in the header 'Authorization: Bearer TOKEN', in front of the path as in"
     " /token/TOKEN/..., or in the query as ?token=TOKEN. Ask whoever started the service for one."
@@ -58,7 +57,7 @@ class TokenMiddleware:
         if is_public(req.path) and not given:
             return
         queried = req.get_param_as_list("token") or []
-        if _is_preflight(req):
+        if is_preflight(req):
             return  # browsers send no token with a preflight, and it reveals nothing about the data
         sent = {*given, *queried, *bearer(req.get_header("Authorization"))}
         secret, token = find_token(self.tokens.now(), sent)
@@ -107,7 +106,7 @@ def check_method(token: Token, method: str) -> None:
     Raises:
         ReadOnlyError: It does not.
     """
-    if method not in _SAFE_METHODS and not token.may_write:
+    if method not in SAFE_METHODS and not token.may_write:
         raise ReadOnlyError(
             f"The token of {token.name} is read-only. To change annotations, ask whoever"
             " started the service for a token with 'rw'."
@@ -118,14 +117,6 @@ def bearer(authorization: str | None) -> list[str]:
     """Return the token of an Authorization header, if it has one."""
     match = _BEARER.fullmatch(authorization or "")
     return [match[1]] if match else []
-
-
-def _is_preflight(req: Request) -> bool:
-    return (
-        req.method == "OPTIONS"
-        and req.get_header("Origin") is not None
-        and req.get_header("Access-Control-Request-Method") is not None
-    )
 
 
 def _redirect(req: Request, resp: Response, secret: str) -> None:

@@ -16,6 +16,7 @@ from falcon import Request, Response
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.tokens import USER
 from neurotrale.tokens.sessions import SESSION, SESSION_PATTERN, label_of, new_session
+from neurotrale.web.prefixes import BASE_PATH
 
 COOKIE = "neurotrale.cookie"
 """Key of the WSGI environment for the name of the cookie."""
@@ -54,5 +55,10 @@ def set_cookie(req: Request, resp: Response) -> None:
     name = req.env.get(COOKIE)
     if name is not None and req.method == "GET" and session_of(req) is None:
         resp.set_cookie(
-            name, new_session(), path="/", secure=False, http_only=True, same_site="Strict"
+            name,
+            new_session(),
+            path=f"{req.env.get(BASE_PATH, '')}/",
+            secure=req.scheme == "https",
+            http_only=True,
+            same_site="Strict",
         )

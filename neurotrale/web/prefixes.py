@@ -1,8 +1,8 @@
-"""Prefixes of paths: ``/token/{token}/as/{session}/voxels/``, each of them optional, in this order.
+"""Prefixes of paths: ``{base}/token/{token}/as/{session}/voxels/``, each optional, in this order.
 
 A prefix works with every viewer: whatever a client does to a URL happens behind it, and all links
 of the service are relative, so they stay behind it too. What is behind the prefixes is routed; the
-environment says what they were.
+environment says what they were. The base is a path that a proxy in front of the service keeps.
 """
 
 from __future__ import annotations
@@ -28,26 +28,40 @@ BEHIND_TOKEN = "neurotrale.behind_token"
 IS_BARE = "neurotrale.is_bare_prefix"
 """Key of the WSGI environment for whether nothing follows the prefixes, not even a slash."""
 
+BASE_PATH = "neurotrale.base_path"
+"""Key of the WSGI environment for the path that a proxy has in front of the service; absent if
+none."""
+
 ANY_PREFIX = re.compile("/+(?:token|as|voxels)/")
-"""What a path begins with that may have prefixes: few have, so others are not looked at."""
+"""What a path begins with that may have one of the prefixes behind the base."""
 
 _TOKEN = re.compile("/+token/+([^/]+)")
 _SESSION = re.compile(f"/+as/+({SESSION_PATTERN})(?=/|$)")
 _VOXELS = re.compile("/+voxels(?=/|$)")
 
 
-def without_prefixes(path: str, *, tokens: bool) -> tuple[tuple[str, ...], list[str]]:
+def base_pattern(base_path: str) -> re.Pattern[str]:
+    """Return the pattern of a path that a proxy keeps in front of all others; "" is none."""
+    pattern = re.escape(base_path).replace("/", "/+")
+    return re.compile(f"{pattern}(?=/|$)" if base_path else "")
+
+
+def without_prefixes(
+    path: str, base: re.Pattern[str], *, tokens: bool
+) -> tuple[tuple[str, ...], list[str]]:
     """Strip the prefixes of a path without looking at the data.
 
     Args:
         path: The path.
+        base: The `base_pattern`.
         tokens: Whether the service asks for tokens.
 
     Returns:
         The tokens in the path, and what may be behind the prefixes: it is not known here whether
         ``voxels`` is a directory in the data root.
     """
-    given, end = [], 0
+    found = base.match(path)
+    given, end = [], found.end() if found else 0
     while tokens and (match := _TOKEN.match(path, end)):
         given.append(match[1])
         end = match.end()
@@ -65,11 +79,21 @@ class Prefixes:
     Args:
         data_root: The data root, in which a directory ``voxels`` is served as such.
         tokens: Whether the service asks for tokens; else ``token`` is an ordinary name.
+        base_path: A path that a proxy keeps in front of all others, as in ``/lab/brains``; "" for
+            none. Paths without it are served as they are, for whoever comes without the proxy.
+
+    Attributes:
+        pattern: What a path begins with that may have prefixes: few have, so others are not
+            looked at.
     """
 
-    def __init__(self, data_root: DataRoot, *, tokens: bool) -> None:
+    def __init__(self, data_root: DataRoot, *, tokens: bool, base_path: str = "") -> None:
         self.data_root = data_root
         self.tokens = tokens
+        self.base_path = base_path
+        self._base = base_pattern(base_path)
+        either = f"{ANY_PREFIX.pattern}|{self._base.pattern}"
+        self.pattern = re.compile(either) if base_path else ANY_PREFIX
 
     def strip(self, req: Request) -> None:
         """Strip the prefixes from the path of a request, and note them in its environment.
@@ -81,6 +105,9 @@ class Prefixes:
         """
         path, env, end = req.path, req.env, 0
         given = []
+        if self.base_path and (base := self._base.match(path)):
+            env[BASE_PATH] = env.get(BASE_PATH, "") + self.base_path
+            end = base.end()
         while self.tokens and (match := _TOKEN.match(path, end)):
             given.append(match[1])
             end = match.end()

@@ -29,6 +29,9 @@ VIEWER_HEADERS = (
 )
 """The request headers that identify a viewer; so does a session in the path."""
 
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+"""The methods that change nothing."""
+
 
 def is_viewer(req: Request) -> bool:
     """Return whether a viewer sent this; it names blocks by position and may drop annotations."""
@@ -38,6 +41,15 @@ def is_viewer(req: Request) -> bool:
         or req.get_header("Referer") is not None
         or (req.user_agent or "").startswith("Mozilla/")
         or any(key.startswith("HTTP_SEC_FETCH_") for key in req.env)
+    )
+
+
+def is_preflight(req: Request) -> bool:
+    """Return whether a browser asks if a page may send another request."""
+    return (
+        req.method == "OPTIONS"
+        and req.get_header("Origin") is not None
+        and req.get_header("Access-Control-Request-Method") is not None
     )
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import falcon
 from falcon import Request, Response
 
-from neurotrale.annotations.writes import Written
+from neurotrale.annotations.write_requests import Written
 from neurotrale.settings.service import CompressMode as CompressMode
 from neurotrale.storage.compression import CODINGS, compress
 from neurotrale.storage.descriptors import FilePart

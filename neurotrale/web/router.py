@@ -19,8 +19,9 @@ from falcon.routing import map_http_methods, set_default_responders
 from neurotrale.storage.state import ServiceId
 from neurotrale.tokens.sessions import SESSION
 from neurotrale.web.identity import COOKIE, set_cookie
-from neurotrale.web.prefixes import ANY_PREFIX, IS_BARE, Prefixes, redirect_bare_prefix
-from neurotrale.web.requests import is_navigation
+from neurotrale.web.origins import KnownHosts, WritingPages, check_not_from_form
+from neurotrale.web.prefixes import IS_BARE, Prefixes, redirect_bare_prefix
+from neurotrale.web.requests import SAFE_METHODS, is_navigation, is_preflight
 from neurotrale.web.responses import DATA_POLICY
 
 App = falcon.App[Request, Response]
@@ -158,8 +159,8 @@ class ViewerMiddleware:
         prefixes: The prefixes that this service has.
         service_id: Tells the cookie of this service from those of others on the same machine; None
             for no cookie, as nothing is remembered of viewers that cannot save.
-        on_refused: Called with each PUT that was refused, its response, and the resource, which is
-            None if the path or the token was refused.
+        on_refused: Called with each PUT that was refused, or the preflight of one, its response,
+            and the resource, which is None if the path, the token or the page was refused.
     """
 
     def __init__(
@@ -180,7 +181,7 @@ class ViewerMiddleware:
         """
         if self.service_id is not None:
             req.env[COOKIE] = f"neurotrale-{self.service_id.value}"
-        if ANY_PREFIX.match(req.path):
+        if self.prefixes.pattern.match(req.path):
             self.prefixes.strip(req)
 
     def process_resource(
@@ -203,12 +204,73 @@ class ViewerMiddleware:
         """Give a browser that opens a page a cookie, and tell of refused saves."""
         if SESSION in req.env:  # the URL must not leak to other sites
             resp.set_header("Referrer-Policy", "same-origin")
-        if not req_succeeded and req.method == "PUT":
+        if not req_succeeded and _is_save(req):
             self.on_refused(req, resp, resource)
         is_page = resp.get_header("Content-Security-Policy", default=DATA_POLICY) != DATA_POLICY
         if self.service_id is not None and req_succeeded and is_page and is_navigation(req):
             set_cookie(req, resp)
             self.service_id.keep()
+
+
+def _is_save(req: Request) -> bool:
+    """Return whether a request is a PUT, or asks if a page may send one."""
+    if req.method == "OPTIONS" and is_preflight(req):
+        return req.get_header("Access-Control-Request-Method") == "PUT"
+    return bool(req.method == "PUT")
+
+
+class OriginMiddleware:
+    """Middleware that refuses what a page of another site makes a browser send.
+
+    Args:
+        hosts: The names that a request may call the service by; None for any.
+        pages: The pages that may write; None for all.
+        read_only: Whether the service refuses all writes anyway.
+    """
+
+    def __init__(
+        self, hosts: KnownHosts | None, pages: WritingPages | None, *, read_only: bool
+    ) -> None:
+        self.hosts = hosts
+        self.pages = pages
+        self.read_only = read_only
+
+    def process_request(self, req: Request, resp: Response) -> None:
+        """Check whom a request is for.
+
+        Raises:
+            ReadOnlyError: The host is not known.
+        """
+        if self.hosts is not None:
+            self.hosts.check(req)
+
+    def process_resource(
+        self, req: Request, resp: Response, resource: object, params: dict[str, object]
+    ) -> None:
+        """Check where a request is from that would change something, or the preflight of one.
+
+        Raises:
+            ReadOnlyError: The page may not write.
+            HTTPUnsupportedMediaType: It is a POST that a form could have sent.
+        """
+        if self.read_only or req.method in ("GET", "HEAD"):
+            return
+        method = req.env["HTTP_ACCESS_CONTROL_REQUEST_METHOD"] if is_preflight(req) else req.method
+        if method.upper() in SAFE_METHODS or not hasattr(resource, f"on_{method.lower()}"):
+            return
+        if self.pages is not None and not self.pages.may_write(req):
+            self.pages.refuse(req)
+        if req.method == "POST":
+            check_not_from_form(req)
+
+    def process_response(
+        self, req: Request, resp: Response, resource: object, req_succeeded: bool
+    ) -> None:
+        """Grant in a preflight no method that would be refused."""
+        granted = resp.get_header("Access-Control-Allow-Methods")
+        if granted and self.pages is not None and not self.pages.may_write(req):
+            safe = [method for method in granted.split(", ") if method in SAFE_METHODS]
+            resp.set_header("Access-Control-Allow-Methods", ", ".join(safe))
 
 
 class CommonHeaders:

@@ -195,8 +195,9 @@ def test_job_that_fails_at_once_is_told_and_not_repeated(cluster: Cluster, data:
 
 def test_job_that_is_pending_is_explained_and_can_be_stopped(cluster: Cluster, data: Path) -> None:
     session = cluster.submit(data, options=[*SMALL, "--begin=now+1hour"])
-    line = f"session {session}: job {session} PENDING: it may not begin yet (BeginTime)"
-    assert line in cluster.launch("status").stdout
+    line = f"session {session}: job {session} PENDING: its start time has not come yet (BeginTime)"
+    # Until Slurm has looked at a new job, it tells no reason.
+    eventually(lambda: line in cluster.launch("status").stdout, "why the job is pending")
     cluster.launch("stop", session)
     assert cluster.ended(session)["JobState"] == "CANCELLED"
 

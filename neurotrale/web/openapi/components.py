@@ -253,6 +253,17 @@ QUERIES: dict[str, Json] = {
     "Since": _query("since", "At or after this time (ISO 8601).", _TIME),
     "Until": _query("until", "Before this time (ISO 8601).", _TIME),
     "By": _query("by", "Only changes by this author.", {"type": "string"}),
+    "Session": _query("session", "Only changes by the viewer with this label.", {"type": "string"}),
+    "Left": _query(
+        "navigation",
+        "Only saves that were ignored because their viewer left the slice.",
+        {"type": "boolean"},
+    ),
+    "LeftIn": _query(
+        "navigation",
+        "Number of a save that was ignored because its viewer left the slice.",
+        {"type": "integer", "minimum": 1},
+    ),
     "Before": _query("before", "Only changes with a smaller number.", _NUMBER),
     "Limit": _query(
         "limit", "Changes per page.", {"type": "integer", "minimum": 1, "maximum": 10000}
@@ -263,6 +274,9 @@ QUERIES: dict[str, Json] = {
         {"oneOf": [_NUMBER, {"type": "string", "enum": ["all"]}], "default": 20},
     ),
     "Removed": _query("removed", "Restore everything that was removed.", {"type": "boolean"}),
+    "Reverted": _query(
+        "reverted", "Bring back changes that saves of old copies undid.", {"type": "boolean"}
+    ),
 }
 
 

@@ -189,6 +189,7 @@ def index_page(
     ui: bool = False,
     may_write: bool = False,
     outer: str = "./",
+    refused: Mapping[str, str] | None = None,
 ) -> Iterator[str]:
     """Render the index page, piece by piece.
 
@@ -199,6 +200,8 @@ def index_page(
         ui: Whether a second user interface is hosted.
         may_write: Whether the user has write access.
         outer: Relative URL from the page to the root of the service outside of any session.
+        refused: Origins of web pages whose saves were refused, each with the value of the option
+            that would allow it.
     """
     names = set(datasets)
     others = (entry for entry in entries if not (entry.is_directory and entry.name in names))
@@ -214,6 +217,7 @@ def index_page(
         ui=ui,
         may_write=may_write,
         outer=outer,
+        refused=refused or {},
     )
 
 

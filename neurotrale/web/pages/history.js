@@ -57,7 +57,8 @@ function actionButton(text, { method = "POST", path, question, done, kind = "" }
     button.disabled = true;
     say("Please wait.");
     try {
-      const answer = await ask(`${file}/${path}`, { method });
+      const options = method === "POST" ? { headers: { "Content-Type": "application/json" }, body: "{}" } : {};
+      const answer = await ask(`${file}/${path}`, { method, ...options });
       say([done, ...(answer.warnings ?? [])].join(" "));
       await load();
     } catch (error) {
@@ -116,6 +117,8 @@ function describe(change) {
     names("Changed", "changed", change, "Undo"),
     names("Removed", "removed", change, "Restore annotation"),
     names("Held back", "held", change, ""),
+    names("Ignored, as its viewer left the slice", "ignored", change, ""),
+    names("Left as they were, not put back", "stale", change, ""),
   ].filter(Boolean);
   item.append(...(parts.length ? parts : [element("p", { class: "soft" }, "No annotations changed.")]));
   if (!change.applied) {
@@ -128,6 +131,16 @@ function describe(change) {
     element("a", { href: `${file}/history/${change.revision}` }, "File at this revision"),
   );
   if (mayWrite) buttons.append(restoreFile("Restore the file to this state", change.revision));
+  if (mayWrite && change.counts.ignored) {
+    buttons.append(
+      actionButton("Remove what was ignored", {
+        method: "DELETE",
+        path: `held?navigation=${change.revision}`,
+        question: `Remove what this save dropped, up to ${counted(change.counts.ignored, "annotation")}? What was changed since stays.`,
+        done: "The annotations were removed.",
+      }),
+    );
+  }
   item.append(buttons);
   return item;
 }

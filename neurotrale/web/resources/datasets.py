@@ -148,17 +148,12 @@ class StartResource:
         description: >-
             Creates the annotation files that the user interface of NeuroTrALE asks for first, each
             an empty array, in a dataset that has none; without them it shows no layers to draw in.
-            Each is recorded as a change. The request has the Content-Type `application/json`,
-            which no form of another site can send.
+            Each is recorded as a change. The request has a Content-Type that no form can send.
         tags: [Annotations]
         parameters: [Dataset]
         requestBody: {required: true, content: {application/json: {schema: {type: object}}}}
         responses: {201: Started, 400: BadRequest, 409: Conflict, 415: UnsupportedMediaType}
         """
-        if (req.content_type or "").partition(";")[0].strip().lower() != "application/json":
-            raise falcon.HTTPUnsupportedMediaType(
-                description="Send the Content-Type application/json, which no form can send."
-            )
         # Not as a viewer's save, which says what changed. Several writes in one request: this
         # thread waits for each. A file that somebody else creates in this moment is kept.
         context = WriteContext(write_context(req).author, Preconditions(absent=True))

@@ -11,6 +11,7 @@ from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.files import Files, StoredDirectory
 from neurotrale.storage.names import Parts
 from neurotrale.tokens import MAY_WRITE
+from neurotrale.web.origins import WritingPages
 from neurotrale.web.pages import directory_page, index_page
 from neurotrale.web.prefixes import VOXELS, outer_href
 from neurotrale.web.responses import (
@@ -58,21 +59,31 @@ class IndexResource:
         viewer: Whether a viewer is installed.
         ui: Whether a second user interface is hosted.
         read_only: Whether writes are refused.
+        pages: Which pages may write; None if all may.
     """
 
     def __init__(
-        self, data_root: DataRoot, *, viewer: bool = False, ui: bool = False, read_only: bool
+        self,
+        data_root: DataRoot,
+        *,
+        viewer: bool = False,
+        ui: bool = False,
+        read_only: bool,
+        pages: WritingPages | None = None,
     ) -> None:
         self.data_root = data_root
         self.read_only = read_only
         self.viewer = viewer
         self.ui = ui
+        self.pages = pages
 
     def on_get(self, req: Request, resp: Response) -> None:
         """Show the datasets and the other entries of the data root.
         ---
         summary: The datasets
-        description: An HTML page with a link to each dataset, also nested ones, and each entry.
+        description: >-
+            An HTML page with a link to each dataset, also nested ones, and each entry. It names the
+            origins of web pages whose saves were refused.
         tags: [Files]
         responses:
             200: {description: The page., content: [text/html]}
@@ -87,6 +98,7 @@ class IndexResource:
             ui=self.ui,
             may_write=may_write,
             outer=outer_href(req),
+            refused={} if self.pages is None else self.pages.refused_lately(),
         )
         send_page(req, resp, page)
 

@@ -8,8 +8,8 @@ import falcon
 from falcon import Request, Response
 
 from neurotrale.annotations.history import AnnotationHistory
+from neurotrale.annotations.journal_records import JournalEntry
 from neurotrale.annotations.paths import AnnotationFiles
-from neurotrale.annotations.records import JournalEntry
 from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.errors import BadInputError
 from neurotrale.storage.names import AnnotationName
@@ -54,8 +54,8 @@ class HistoryResource(_FileResource):
             Every page but the last has `next`: pass it as `before` to get the next page.
         tags: [History]
         parameters:
-            [Dataset, Block, Leaf, Position, OptionalId, Since, Until, By, Before, Limit,
-             Ids]
+            [Dataset, Block, Leaf, Position, OptionalId, Since, Until, By, Session, Left, Before,
+             Limit, Ids]
         responses:
             200: {description: A page of changes., content: History}
         """
@@ -65,6 +65,8 @@ class HistoryResource(_FileResource):
             until=time_parameter(req, "until"),
             before=_number(req, "before"),
             by=req.get_param("by") or None,
+            session=req.get_param("session") or None,
+            navigation=_flag(req, "navigation"),
         )
         limit = _number(req, "limit", minimum=1, maximum=MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
         max_ids = _max_ids(req)
@@ -120,31 +122,50 @@ class RestoreResource(_FileResource):
             `revision` restores the whole file to its state after that change. `id` restores only
             that annotation (without `revision`, to its state before its last change). `removed`
             restores every annotation that was removed (since `since`) and keeps the present ones.
-            The restore is itself recorded as a change.
+            `reverted` brings back changes that saves of old copies have undone. `by` or `session`
+            undoes what one author did since `since`, and keeps what others did. The restore is
+            itself recorded as a change. The request has a Content-Type that no form can send; its
+            body is ignored.
         tags: [History]
         parameters:
-            [Dataset, Block, Leaf, Position, OptionalRevision, OptionalId, Removed, Since, IfMatch]
-        responses: {200: Stored, 201: Stored, 409: Conflict}
+            [Dataset, Block, Leaf, Position, OptionalRevision, OptionalId, Removed, Reverted, By,
+             Session, Since, IfMatch]
+        requestBody: {required: true, content: {application/json: {schema: {type: object}}}}
+        responses: {200: Stored, 201: Stored, 409: Conflict, 415: UnsupportedMediaType}
         """
+        context, file = write_context(req), self.files.recorded(name)
         revision, id_ = _number(req, "revision"), optional_id(req)
-        removed = req.get_param_as_bool("removed", blank_as_true=True) or False
-        if removed and not (id_ is None and revision is None):
-            raise BadInputError(
-                "'removed' can be combined with 'since' only, not with 'id' or 'revision'."
-            )
-        context = write_context(req)
+        removed, reverted = _flag(req, "removed"), _flag(req, "reverted")
+        by, session = req.get_param("by") or None, req.get_param("session") or None
         since = time_parameter(req, "since")
-        if since is not None and not removed:
-            raise BadInputError("'since' works with 'removed' only.")
-        file = self.files.recorded(name)
+        is_one = id_ is not None or revision is not None
+        is_author = by is not None or session is not None
+        if sum((is_one, removed, reverted, is_author)) > 1:
+            raise BadInputError(
+                "'id' and 'revision', 'removed', 'reverted', and 'by' and 'session' cannot be"
+                " combined; each but the first with 'since' only."
+            )
+        if is_one and since is not None:
+            raise BadInputError("'since' works with 'removed', 'reverted', 'by' or 'session' only.")
         if removed:
             written = self.history.restore_removed(file, since, context)
+        elif reverted:
+            written = self.history.restore_reverted(file, since, context)
+        elif is_author:
+            if since is None:
+                raise BadInputError(
+                    "Say from when on to undo what 'by' or 'session' did: since=..."
+                )
+            written = self.history.undo(file, by, session, since, context)
         elif id_ is not None:
             written = self.history.restore_annotation(file, id_, revision, context)
         elif revision is not None:
             written = self.history.restore(file, revision, context)
         else:
-            raise BadInputError("Say what to restore: revision=N, id=..., or removed=true.")
+            raise BadInputError(
+                "Say what to restore: revision=N, id=..., removed=true, reverted=true, or by=NAME"
+                " with since=TIME."
+            )
         send_written(resp, written, {"filename": written.filename})
 
 
@@ -158,9 +179,11 @@ class HeldResource(_FileResource):
         summary: Removals that were held back
         description: >-
             A save from a viewer that would have removed several annotations at once was merged;
-            these are the annotations that it left out. They are still in the file.
+            these are the annotations that it left out. They are still in the file. With
+            `navigation`, those that one save dropped which was ignored because its viewer left the
+            slice, as far as nobody has changed them since.
         tags: [History]
-        parameters: [Dataset, Block, Leaf, Position]
+        parameters: [Dataset, Block, Leaf, Position, LeftIn]
         responses:
             200:
                 description: The annotations.
@@ -168,7 +191,9 @@ class HeldResource(_FileResource):
                     application/json:
                         schema: {type: array, items: {$ref: '#/components/schemas/Annotation'}}
         """
-        resp.data = b"[" + b",".join(self.history.held_removals(self.files.existing(name))) + b"]"
+        revision = _number(req, "navigation", minimum=1)
+        held = self.history.held_removals(self.files.existing(name), revision)
+        resp.data = b"[" + b",".join(held) + b"]"
         resp.content_type = JSON
         resp.cache_control = ["no-cache"]
 
@@ -176,14 +201,18 @@ class HeldResource(_FileResource):
         """Confirm removals that were held back.
         ---
         summary: Confirm held removals
-        description: Removes the held annotations, or with `id` one of them, from the file.
+        description: >-
+            Removes the held annotations, or with `id` one of them, from the file; with
+            `navigation`, what one save dropped that was ignored because its viewer left the slice.
         tags: [History]
-        parameters: [Dataset, Block, Leaf, Position, OptionalId, IfMatch]
+        parameters: [Dataset, Block, Leaf, Position, OptionalId, LeftIn, IfMatch]
         responses: {200: Stored, 409: Conflict}
         """
         id_ = optional_id(req)
         file = self.files.existing(name)
-        written = self.history.confirm(file, [] if id_ is None else [id_], write_context(req))
+        revision = _number(req, "navigation", minimum=1)
+        ids = [] if id_ is None else [id_]
+        written = self.history.confirm(file, ids, write_context(req), revision)
         send_written(resp, written, {"filename": written.filename})
 
 
@@ -194,6 +223,10 @@ def _number(req: Request, name: str, minimum: int = 0, maximum: int = MAX_NUMBER
         raise BadInputError(
             f"{name}={req.get_param(name)!r} is not a number from {minimum} to {maximum}."
         ) from error
+
+
+def _flag(req: Request, name: str) -> bool:
+    return req.get_param_as_bool(name, blank_as_true=True) or False
 
 
 def _max_ids(req: Request) -> int:
