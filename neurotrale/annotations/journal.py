@@ -94,9 +94,10 @@ class Journal:
         Raises:
             ConflictError: A newer version has written the last record.
         """
-        for line in self._lines_backwards():
+        for line in self._lines_backwards(HEAD_BYTES):
+            head = line.partition(b',"hunks":[')[0] + b"}" if len(line) > HEAD_BYTES else line
             try:
-                found = _marks.decode(line).format
+                found = _marks.decode(head).format
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue  # torn
             if found > FORMAT:
