@@ -44,6 +44,7 @@ MORE_LINES = {
     "neurotrale.annotations.transaction": 305,
     "neurotrale.annotations.restore": 302,
     "neurotrale.server.service": 301,
+    "neurotrale.server.sockets": 318,
 }
 
 
