@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
+from neurotrale.annotations.bodies import checked_annotation, checked_array
 from neurotrale.annotations.validation import (
     MAX_LEVELS,
     MAX_PROBLEMS,
+    ArrayCheck,
     Report,
     check_annotation,
-    check_annotations,
-    checked_annotation,
-    checked_array,
 )
 from neurotrale.errors import BadInputError, RuleBrokenError
 
@@ -59,6 +59,14 @@ SINGLE_POINTS = [
     if key != "points"
 ]
 POINT_LISTS = ["linestring", "polygon"]
+
+
+def check_annotations(annotations: Iterable[object]) -> Report:
+    """Check the annotations of a PUT."""
+    check = ArrayCheck()
+    for one in annotations:
+        check.add(one)
+    return check.close()
 
 
 def annotation(type_: str = "point", /, **more: Any) -> dict[str, Any]:

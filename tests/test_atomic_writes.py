@@ -229,7 +229,7 @@ from neurotrale.annotations.contents import Contents
 from neurotrale.locking.locks import Locks
 from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.annotations.store import AnnotationStore
-from neurotrale.annotations.changes import WriteContext
+from neurotrale.annotations.changes import (WriteContext)
 from neurotrale.storage.atomic import replace_file
 from neurotrale.errors import ReadOnlyError
 from neurotrale.late import load_all

@@ -32,10 +32,11 @@ from tests.processes import REPOSITORY
 PACKAGE = f"{REPOSITORY / 'neurotrale'}{os.sep}"
 
 # How many of our files a request may enter once everything it needs is loaded and cached. A PATCH
-# goes through two processes: its worker, and the writer, which opens all by descriptors.
+# goes through two processes: its worker, and the writer, which opens all by descriptors, and splits
+# what it compares and records into pieces.
 MOST_OF_A_CHUNK = 10
 MOST_OF_A_PATCH = 16
-MOST_OF_A_WRITE = 18
+MOST_OF_A_WRITE = 21
 
 # What writes an annotation file, or brings back what was in it: nothing for a request that reads.
 WRITERS = {

@@ -377,7 +377,7 @@ def test_read_stream_that_unpacks_without_end_takes_no_memory(
     replace_segment(path, bytes(packed))
     tracemalloc.start()
     try:
-        for codings in (DECODED, frozenset({"gzip"})):
+        for codings in (DECODED, frozenset({"gzip"}), frozenset({"zstd"})):
             try:
                 body, coding = read_chunk(path, voxels, codings)
             except DamagedError:

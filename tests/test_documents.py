@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neurotrale.annotations.bodies import checked_annotation
 from neurotrale.annotations.changes import apply
-from neurotrale.annotations.document import Document, Hunk, Index, NotAnArrayError
-from neurotrale.annotations.validation import checked_annotation
+from neurotrale.annotations.document import Document, Hunk, Index
+from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.errors import BadInputError, ConflictError, RuleBrokenError
 from tests.examples import examples
 

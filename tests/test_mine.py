@@ -12,8 +12,9 @@ import requests
 
 from neurotrale.annotations.activity import ActivityLog
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalRecord
+from neurotrale.annotations.journal_records import JournalEntry
 from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.records import NewRecord
 from neurotrale.annotations.refusals import MOST_BYTES, MOST_VIEWERS, Refusals
 from neurotrale.annotations.viewers import SaveNotes
 from neurotrale.storage.data_root import DataRoot
@@ -179,9 +180,10 @@ def test_refusals_are_bounded(tmp_path: Path) -> None:
     assert refusals.of(label, "brai") == refusals.of(label, "") == []
 
 
-def record(n: int, hour: int, session: str, **more: Any) -> JournalRecord:
+def record(n: int, hour: int, session: str, **more: Any) -> NewRecord:
     notes = SaveNotes(session=session, **more.pop("notes", {}))
-    return JournalRecord(n=n, at=f"2026-11-22T{hour:02}:00:00.000Z", op="put", save=notes, **more)
+    at = f"2026-11-22T{hour:02}:00:00.000Z"
+    return NewRecord(JournalEntry(n=n, at=at, op="put", save=notes, **more))
 
 
 def test_conflicts_and_ignored_saves_are_those_of_the_session(tmp_path: Path) -> None:
@@ -197,7 +199,7 @@ def test_conflicts_and_ignored_saves_are_those_of_the_session(tmp_path: Path) ->
         record(5, 10, "a", notes={"stale": ["d"]}, held_removals=["of b", "e", "f"], newly_held=3),
         record(6, 11, "a", held_removals=["of b", "f"]),
         record(7, 12, "a", notes={"navigated": ["never"]}),
-        JournalRecord(n=8, at="2026-11-22T12:00:00.000Z", op="void", target=7),
+        NewRecord(JournalEntry(n=8, at="2026-11-22T12:00:00.000Z", op="void", target=7)),
     )
     log = ActivityLog(AnnotationFiles(DataRoot(tmp_path)))
     activity = log.of_session(("brain",), "a", datetime(2026, 11, 22, 7, tzinfo=UTC))

@@ -502,6 +502,7 @@ def test_link_out_of_the_root_is_404_and_the_log_names_it_and_the_option(
     assert SECRET.encode() not in answer.body
     lines = [line for line in walled.log()[logged:].splitlines() if "--follow-symlinks" in line]
     assert any(str(linked_yard.root / link) in line for line in lines)
+    assert any("out of the data root" in line and ", to /" in line for line in lines)
     assert str(linked_yard.base) not in answer.body.decode()
 
 

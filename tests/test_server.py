@@ -806,3 +806,52 @@ def test_idle_service_stops_in_order_when_ctrl_c_reaches_its_workers_too(dataset
         os.killpg(service.process.pid, signal.SIGINT)
         assert service.process.wait(PATIENCE_S) == 0
         assert "killing" not in service.log()
+
+
+# --- what an administrator sees ---
+
+FEW_FILES = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
+runpy.run_module("neurotrale", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_limit_of_open_files_that_is_too_small_is_logged_with_what_to_set(
+    root: Path, start_service: StartService
+) -> None:
+    service = start_service(root, program=("-c", FEW_FILES))
+    assert requests.get(f"{service.url}/api/health", timeout=PATIENCE_S).status_code == 200
+    (line,) = [line for line in service.log().splitlines() if "--connections 500" in line]
+    assert "each worker may open 300 files" in line
+    assert "ulimit -n" in line
+    assert "lower --connections to 44" in line
+    service.stop()
+
+
+ON_A_MOUNT = """
+import os, sys
+place, more = sys.argv[2], sys.argv[1:]
+mount = 'mount -t tmpfs none "$1" && cp -r "$1-copy/." "$1" && shift && exec "$@"'
+command = [sys.executable, "-m", "neurotrale", *more]
+os.execvp("unshare", ["unshare", "-rm", "sh", "-c", mount, "sh", place, *command])
+"""
+
+
+def test_health_is_503_when_the_data_root_is_not_mounted_any_more(
+    tmp_path: Path, start_service: StartService
+) -> None:
+    if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this system has no user namespaces for ordinary users")
+    write_dataset(tmp_path / "data-copy" / "brain")
+    (tmp_path / "data").mkdir()
+    service = start_service(tmp_path / "data", program=("-c", ON_A_MOUNT))
+    health = f"{service.url}/api/health"
+    assert requests.get(health, timeout=PATIENCE_S).status_code == 200
+    inside = ["nsenter", "--preserve-credentials", "-U", "-m", "-t", str(service.process.pid)]
+    subprocess.run([*inside, "umount", "-l", str(tmp_path / "data")], check=True)
+    refused = requests.get(health, timeout=PATIENCE_S)
+    assert refused.status_code == 503
+    assert "The data root is not mounted" in refused.json()["description"]
+    assert "Retry-After" in refused.headers
+    service.stop()

@@ -659,6 +659,7 @@ def flock(descriptor, operation):
     raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 fcntl.flock = flock
 """
+NOT_EVEN_KNOWN = NO_FLOCK.replace("EOPNOTSUPP", "ENOSYS")
 FLOCK_FOR_NOTHING = "import fcntl; fcntl.flock = lambda descriptor, operation: None"
 
 
@@ -711,7 +712,11 @@ def test_auto_on_sshfs_refuses_with_a_sentence_instead_of_waiting_for_nobody(
 
 
 @pytest.mark.quick(1)
-@pytest.mark.parametrize("code", [NO_FLOCK, FLOCK_FOR_NOTHING], ids=["unsupported", "for-nothing"])
+@pytest.mark.parametrize(
+    "code",
+    [NO_FLOCK, NOT_EVEN_KNOWN, FLOCK_FOR_NOTHING],
+    ids=["unsupported", "unknown", "for-nothing"],
+)
 def test_auto_takes_the_other_kind_where_flock_does_not_exclude(
     tmp_path: Path, start_service: StartService, code: str
 ) -> None:
@@ -731,7 +736,11 @@ def test_auto_takes_the_other_kind_where_flock_does_not_exclude(
     service.stop()
 
 
-@pytest.mark.parametrize("code", [NO_FLOCK, FLOCK_FOR_NOTHING], ids=["unsupported", "for-nothing"])
+@pytest.mark.parametrize(
+    "code",
+    [NO_FLOCK, NOT_EVEN_KNOWN, FLOCK_FOR_NOTHING],
+    ids=["unsupported", "unknown", "for-nothing"],
+)
 def test_flock_that_does_not_exclude_is_refused_with_a_sentence(
     tmp_path: Path, start_service: StartService, code: str
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,13 +14,14 @@ from neurotrale.annotations.changes import (
     Change,
     JournalTail,
     apply_in_pieces,
-    changes_in,
 )
 from neurotrale.annotations.contents import Content, content_of, etag_of
-from neurotrale.annotations.document import Hunk, Index
+from neurotrale.annotations.document import Index
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, JournalRecord
+from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry
+from neurotrale.annotations.records import NewRecord
 from neurotrale.annotations.revisions import applied_changes
+from neurotrale.annotations.touched import ids_in
 from neurotrale.annotations.viewers import NO_NOTES
 from neurotrale.storage.cache import Stamp
 
@@ -52,7 +52,7 @@ class Batch:
         self.journal = journal
         self.tail = tail
         self.before = content
-        self.records: list[JournalRecord] = []
+        self.records: list[NewRecord] = []
         self.pieces: Sequence[bytes | memoryview] = ()
         self.index: Index | None = None
         self._at = at
@@ -86,11 +86,11 @@ class Batch:
         number = self.tail.next_number + len(self.records)
         record = record_of(number, self._at, change, (old, new), plan, held)
         if self.before is not None:
-            record = msgspec.structs.replace(record, stamp=self.before.stamp.recorded)
+            record = record.but(stamp=self.before.stamp.recorded)
         if self.records:
-            first = self.records[0].n
-            self.records[-1] = msgspec.structs.replace(self.records[-1], first=first)
-            record = msgspec.structs.replace(record, first=first)
+            first = self.records[0].entry.n
+            self.records[-1] = self.records[-1].but(first=first)
+            record = record.but(first=first)
         self.records.append(record)
         self.index, self.etag, self._exists, self._held_removals = (
             change.index,
@@ -123,7 +123,7 @@ def record_of(
     states: tuple[ContentState | None, ContentState | None],
     plan: PlannedChange | None = None,
     held_removals: Sequence[str] | None = None,
-) -> JournalRecord:
+) -> NewRecord:
     """Return the record of a change.
 
     Args:
@@ -134,13 +134,12 @@ def record_of(
         plan: Who asked for the change; None for one that the service noticed itself.
         held_removals: What is held back afterwards; by default what the change says.
     """
-    touched = changes_in(change.hunks)
-    texts, is_base64 = _encoded_hunks(change.hunks)
+    added, changed, removed = ids_in(change.hunks)
     held = change.held_removals if held_removals is None else held_removals
     notes = change.notes
     if plan is not None and plan.author.session:
         notes = msgspec.structs.replace(notes, session=plan.author.session)
-    return JournalRecord(
+    entry = JournalEntry(
         n=n,
         at=at,
         op=change.operation,
@@ -148,26 +147,14 @@ def record_of(
         source="" if plan is None else plan.author.source,
         old=states[0],
         new=states[1],
-        added=list(touched.added),
-        changed=list(touched.changed),
-        removed=list(touched.removed),
+        added=added,
+        changed=changed,
+        removed=removed,
         held_removals=list(held or ()),
         newly_held=change.newly_held,
         target=change.target,
         intent="" if plan is None else plan.intent,
         save=notes if notes != NO_NOTES else NO_NOTES,  # the default, which a line leaves out
         format=FORMAT,
-        hunks=texts,
-        base64=is_base64,
     )
-
-
-def _encoded_hunks(hunks: Sequence[Hunk]) -> tuple[list[tuple[int, str, str]], bool]:
-    """Return hunks as text for a record, and whether the text is base64."""
-    try:
-        return [(hunk.at, hunk.old.decode(), hunk.new.decode()) for hunk in hunks], False
-    except UnicodeDecodeError:
-        return [
-            (hunk.at, base64.b64encode(hunk.old).decode(), base64.b64encode(hunk.new).decode())
-            for hunk in hunks
-        ], True
+    return NewRecord(entry, change.hunks)

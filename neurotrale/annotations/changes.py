@@ -12,16 +12,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
 from neurotrale.annotations.contents import Content, etag_of
-from neurotrale.annotations.document import SPACE, Hunk, Index, id_of
+from neurotrale.annotations.document import Hunk, Index
 from neurotrale.annotations.journal_records import JournalEntry, Operation
 from neurotrale.annotations.viewers import NO_NOTES, SaveNotes, Viewer
 from neurotrale.errors import BadInputError, ChangedError
-
-_split = msgspec.json.Decoder(list[msgspec.Raw])
-_decode = msgspec.json.Decoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +57,6 @@ class Change:
     target: int = 0
     notes: SaveNotes = NO_NOTES
     creates: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class TouchedAnnotations:
-    """The annotations that a difference adds, changes and removes: ids mapped to their bytes.
-
-    An annotation that only moved, or whose JSON is only spelled differently, is not included.
-    """
-
-    added: dict[str, bytes] = field(default_factory=dict)
-    changed: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
-    """Bytes before and after."""
-    removed: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,45 +215,6 @@ def reversed_hunks(hunks: Sequence[Hunk]) -> list[Hunk]:
         reverse.append(Hunk(hunk.at + shift, hunk.new, hunk.old))
         shift += len(hunk.new) - len(hunk.old)
     return reverse
-
-
-def changes_in(hunks: Iterable[Hunk]) -> TouchedAnnotations:
-    """Return the annotations that the hunks add, change and remove."""
-    before: dict[str, bytes] = {}
-    after: dict[str, bytes] = {}
-    for hunk in hunks:
-        before.update(_annotations(hunk.old))
-        after.update(_annotations(hunk.new))
-    return TouchedAnnotations(
-        added={id_: content for id_, content in after.items() if id_ not in before},
-        changed={
-            id_: (before[id_], content)
-            for id_, content in after.items()
-            if id_ in before and not same(before[id_], content)
-        },
-        removed={id_: content for id_, content in before.items() if id_ not in after},
-    )
-
-
-def same(a: bytes, b: bytes) -> bool:
-    """Return whether two annotations have the same value, however their JSON is spelled."""
-    if a == b:
-        return True
-    try:
-        return bool(_decode.decode(a) == _decode.decode(b))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False  # another program wrote JSON that splits but cannot be decoded
-
-
-def _annotations(text: bytes) -> dict[str, bytes]:
-    """Return the annotations in one side of a hunk, which may begin and end with a comma."""
-    inner = text.strip(SPACE + b",[]")
-    try:
-        items = _split.decode(b"[" + inner + b"]")
-    except (msgspec.DecodeError, RecursionError):
-        return {}
-    contents = ((id_of(item), bytes(item)) for item in items)
-    return {id_: content for id_, content in contents if id_ is not None}
 
 
 def format_time(when: datetime) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import xxhash
 
-from neurotrale.annotations.document import Document, Index, NotAnArrayError
+from neurotrale.annotations.document import Document, Index
+from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.storage.cache import Stamp, VersionedCache
 from neurotrale.storage.regular import open_regular

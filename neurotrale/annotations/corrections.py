@@ -16,12 +16,12 @@ from typing import Literal
 
 import msgspec
 
-from neurotrale.annotations.changes import changes_in
 from neurotrale.annotations.contents import Content, Contents
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import JournalRecord
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.spelling import Parsed, edited_keys
+from neurotrale.annotations.touched import changes_in
 from neurotrale.annotations.validation import KNOWN_KEYS
 from neurotrale.errors import MissingError, reading
 from neurotrale.storage.directories import directory_at
@@ -152,10 +152,11 @@ def _folds(file: Path, since: str | None, by: str | None) -> dict[str, _Fold]:
     applied = {
         entry.n for entry, took_effect in applied_changes(journal, _content(file)) if took_effect
     }
+    numbers = journal.numbers(since)
     for record in journal.records_forward():
         if record.op == "outside" or record.n not in applied:
             continue
-        if (since is None or record.at >= since) and (by is None or record.by == by):
+        if record.n in numbers and (by is None or record.by == by):
             _fold(folds, record)
     return folds
 

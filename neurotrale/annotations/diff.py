@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import pairwise
 
-from neurotrale.annotations.document import Document, Hunk, NotAnArrayError
+import xxhash
+
+from neurotrale.annotations.document import Document, Hunk
+from neurotrale.annotations.pieces import NotAnArrayError
+
+_Cuts = Sequence[int]
 
 
 def hunks_between(old: bytes, new: bytes) -> list[Hunk]:
@@ -22,17 +28,22 @@ def diff_documents(old: Document, new: Document) -> list[Hunk]:
     """Return the hunks between two documents.
 
     Annotations that both contain with the same bytes, in the same order, are left out. The cost is
-    linear in the sizes, except for finding that common order.
+    linear in the sizes, except for finding that common order; nothing is copied but the hunks.
     """
-    before, after = _segments(old), _segments(new)
-    common = _common(before, after)
+    if old.content == new.content:
+        return []
+    before, after = _cuts(old), _cuts(new)
     hunks = []
     a = b = 0  # first segments that are not handled yet
-    at = 0
-    for i, j in [*common, (len(before), len(after))]:
+    for i, j in [*_common(old, new), (len(before) - 1, len(after) - 1)]:
         if a < i or b < j:
-            hunks.append(Hunk(at, b"".join(before[a:i]), b"".join(after[b:j])))
-        at += sum(map(len, before[a : i + 1]))
+            hunks.append(
+                Hunk(
+                    before[a],
+                    old.content[before[a] : before[i]],
+                    new.content[after[b] : after[j]],
+                )
+            )
         a, b = i + 1, j + 1
     return hunks
 
@@ -42,16 +53,30 @@ def replace_whole(old: bytes, new: bytes) -> list[Hunk]:
     return [Hunk(0, old, new)] if old != new else []
 
 
-def _segments(document: Document) -> list[bytes]:
-    """Split a content into one segment per annotation, with the bytes before it, and the end."""
-    cuts = [0, *document.index.stops.tolist(), len(document.content)]
-    return [document.content[a:b] for a, b in pairwise(cuts)]
+def _cuts(document: Document) -> _Cuts:
+    """Return where segments begin and end.
+
+    There is one for each annotation, with the bytes before it, and one for the end.
+    """
+    return [0, *document.index.stops.tolist(), len(document.content)]
 
 
-def _common(before: list[bytes], after: list[bytes]) -> list[tuple[int, int]]:
+def _digests(document: Document) -> list[int]:
+    view = memoryview(document.content)
+    return [xxhash.xxh3_64_intdigest(view[a:b]) for a, b in pairwise(_cuts(document))]
+
+
+def _common(old: Document, new: Document) -> list[tuple[int, int]]:
     """Match segments that both have in the same order: a longest increasing subsequence."""
-    positions = {segment: i for i, segment in enumerate(before)}
-    pairs = [(positions[segment], j) for j, segment in enumerate(after) if segment in positions]
+    before, after = _cuts(old), _cuts(new)
+    positions = {digest: i for i, digest in enumerate(_digests(old))}
+    pairs = [
+        (i, j)
+        for j, digest in enumerate(_digests(new))
+        if (i := positions.get(digest)) is not None
+        # Digests may be alike by chance, or because somebody wants them to be.
+        and old.content[before[i] : before[i + 1]] == new.content[after[j] : after[j + 1]]
+    ]
     tails: list[int] = []
     tail_pairs: list[int] = []
     previous: list[int] = []

@@ -6,6 +6,7 @@ the order of keys, unknown keys, the spelling of numbers.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -13,6 +14,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from neurotrale.annotations.pieces import (
+    MALFORMED,
+    SPACE,
+    NotAnArrayError,
+    split_in_pieces,
+)
 from neurotrale.errors import ConflictError
 from neurotrale.late import LazyModule
 
@@ -22,10 +29,7 @@ if TYPE_CHECKING:
 else:
     np = LazyModule("numpy")
 
-_split = msgspec.json.Decoder(list[msgspec.Raw])
 _string = msgspec.json.Decoder(str)
-MALFORMED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-SPACE = b" \t\r\n"
 
 Offsets: TypeAlias = "NDArray[np.int64]"
 
@@ -35,24 +39,6 @@ class _HasId(msgspec.Struct, gc=False):
 
 
 _id_of = msgspec.json.Decoder(_HasId)
-
-
-class NotAnArrayError(ValueError):
-    """The content is not a JSON array; the message says why."""
-
-
-def split_items(content: bytes) -> list[msgspec.Raw]:
-    """Split a JSON array into the bytes of its items.
-
-    Raises:
-        NotAnArrayError: The content is not a JSON array.
-    """
-    try:
-        return _split.decode(content)
-    except MALFORMED as error:
-        raise NotAnArrayError(
-            f"expected a JSON array of annotations, found a mistake: {error}"
-        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +73,24 @@ class Index:
         Raises:
             NotAnArrayError: The content is not a JSON array.
         """
-        if not content.strip():
+        if not content or content.isspace():
             raise NotAnArrayError("expected a JSON array of annotations, found an empty file")
-        items = split_items(content)
         ids: dict[str, int] = {}
         repeated: dict[str, list[int]] = {}
-        for position, item in enumerate(items):
-            id_ = id_of(item)
-            if id_ is not None and ids.setdefault(id_, position) != position:
-                repeated.setdefault(id_, [ids[id_]]).append(position)
-        starts, stops = _offsets(content, items)
-        return cls(starts, stops, ids, repeated)
+        starts, stops = array("q"), array("q")
+        at, between = 0, SPACE + b","
+        for items in split_in_pieces(content):
+            at = at or content.index(b"[") + 1
+            for item in items:
+                position, id_ = len(starts), id_of(item)
+                if id_ is not None and ids.setdefault(id_, position) != position:
+                    repeated.setdefault(id_, [ids[id_]]).append(position)
+                while content[at] in between:
+                    at += 1
+                starts.append(at)
+                at += len(memoryview(item))
+                stops.append(at)
+        return cls(np.array(starts, np.int64), np.array(stops, np.int64), ids, repeated)
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -267,20 +260,6 @@ def id_of(annotation: bytes | msgspec.Raw) -> str | None:
         return _string.decode(_id_of.decode(annotation).id)
     except MALFORMED:
         return None
-
-
-def _offsets(content: bytes, items: list[msgspec.Raw]) -> tuple[Offsets, Offsets]:
-    starts = np.empty(len(items), np.int64)
-    stops = np.empty(len(items), np.int64)
-    between = SPACE + b","
-    at = content.index(b"[") + 1
-    for position, item in enumerate(items):
-        while content[at] in between:
-            at += 1
-        starts[position] = at
-        at += len(memoryview(item))
-        stops[position] = at
-    return starts, stops
 
 
 def _shifted(offsets: Offsets, first: int, by: int) -> Offsets:

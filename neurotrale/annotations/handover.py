@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from struct import Struct
@@ -32,6 +32,9 @@ _encoder = msgspec.msgpack.Encoder(enc_hook=str)
 _requests = msgspec.msgpack.Decoder(
     WriteRequest, dec_hook=lambda kind, value: kind(value)
 )  # Path is the one type that is not built in
+
+# Writes of one file that are larger are not made together.
+MOST_TOGETHER_BYTES = 2**24
 
 # How long a client whose write was not taken should wait.
 RETRY_AFTER_S = 1
@@ -245,9 +248,15 @@ class WriteJobs:
 
     def work(self, file: Hashable, jobs: Sequence[Job]) -> None:
         """Make the writes of one file, and answer each message."""
+        for together in _in_batches(jobs):
+            self._work(file, together)
+
+    def _work(self, file: Hashable, jobs: Sequence[Job]) -> None:
         results: Sequence[Written | Exception]
         try:
             requests = [decode_request(job.body, is_repeated=job.is_repeated) for job in jobs]
+            for job in jobs:
+                job.body.release()  # a large one is mapped, and was copied
             results = self.writer.write_together(requests, [job.is_wanted for job in jobs])
         except Exception as error:
             if not _is_ours(error):
@@ -255,6 +264,17 @@ class WriteJobs:
             results = [error] * len(jobs)
         for job, result in zip(jobs, results, strict=True):
             job.answer([_encoder.encode(_result_of(result))])
+
+
+def _in_batches(jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """Divide jobs, so that large ones do not have to be in memory together."""
+    first = size = 0
+    for number, job in enumerate(jobs):
+        size += len(job.body)
+        if size > MOST_TOGETHER_BYTES and number > first:
+            yield jobs[first:number]
+            first, size = number, len(job.body)
+    yield jobs[first:]
 
 
 def _result_of(result: Written | Exception) -> _Result:

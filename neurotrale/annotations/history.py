@@ -15,7 +15,12 @@ from neurotrale.annotations.restore import (
     ignored_removals,
     revision_content,
 )
-from neurotrale.annotations.revisions import ChangeFilter, applied_changes, page_of_changes
+from neurotrale.annotations.revisions import (
+    ChangeFilter,
+    applied_changes,
+    page_of_changes,
+    selected_changes,
+)
 from neurotrale.annotations.store import writable
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import AnnotationWriter
@@ -57,9 +62,7 @@ class AnnotationHistory:
     ) -> Iterator[tuple[JournalEntry, bool]]:
         """Iterate over a file's changes, newest first, each with whether it took effect."""
         with reading(file.display_path):
-            for entry, applied in applied_changes(Journal(file.path), self._current(file)):
-                if filter_.matches(entry):
-                    yield entry, applied
+            yield from selected_changes(Journal(file.path), self._current(file), filter_)
 
     def revision(self, file: AnnotationFile, revision: int) -> bytes:
         """Return the content of a file after a change; revision 0 is before the first one.

@@ -15,6 +15,7 @@ never took effect; the next writer marks it as aborted. A line torn by a crash i
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,13 @@ import msgspec
 
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, JournalRecord
+from neurotrale.annotations.records import (
+    NewRecord,
+    joined_blocks,
+    parse_entry,
+    parse_head,
+    parse_record,
+)
 from neurotrale.errors import ConflictError
 from neurotrale.storage.atomic import append, create_file, fsync_directory
 from neurotrale.storage.cache import Stamp
@@ -36,6 +44,7 @@ from neurotrale.storage.regular import (
     remove_regular,
 )
 
+HEAD_BYTES = 2**20  # of a record are read when its hunks are not needed
 _HEAD = b'{"n":'  # of every journal
 
 
@@ -44,9 +53,6 @@ class _Mark(msgspec.Struct, frozen=True):
 
 
 _marks = msgspec.json.Decoder(_Mark)
-_encoder = msgspec.json.Encoder()
-_entries = msgspec.json.Decoder(JournalEntry)
-_records = msgspec.json.Decoder(JournalRecord)
 
 
 class Journal:
@@ -88,9 +94,10 @@ class Journal:
         Raises:
             ConflictError: A newer version has written the last record.
         """
-        for line in self._lines_backwards():
+        for line in self._lines_backwards(HEAD_BYTES):
+            head = line.partition(b',"hunks":[')[0] + b"}" if len(line) > HEAD_BYTES else line
             try:
-                found = _marks.decode(line).format
+                found = _marks.decode(head).format
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue  # torn
             if found > FORMAT:
@@ -101,19 +108,19 @@ class Journal:
                 )
             return
 
-    def append(self, *records: JournalRecord) -> None:
+    def append(self, *records: NewRecord) -> None:
         """Append records and make them durable.
 
         Raises:
             OSError: The journal is unchanged.
         """
         # A line torn by a writer that died is terminated first; the file is never truncated.
-        lines = b"".join(_encoder.encode(record) + b"\n" for record in records)
-        lines = b"\n" + lines if self._ends_torn() else lines
-        if append(self.path, lines, self.file, _HEAD):
+        first = b"\n" if self._ends_torn() else b""
+        pieces = (piece for record in records for piece in record.line())
+        if append(self.path, joined_blocks(first, pieces), self.file, _HEAD):
             self._follow_with_base()
 
-    def begin(self, records: Sequence[JournalRecord], content: Content | None) -> None:
+    def begin(self, records: Sequence[NewRecord], content: Content | None) -> None:
         """Save the content before the first effective record as the base, and append records.
 
         Args:
@@ -183,15 +190,42 @@ class Journal:
         Args:
             before: Only records with a smaller number.
         """
-        for line in self._lines_backwards():
-            entry = _entry(line)
-            if entry is not None and (before is None or entry.n < before):
-                yield entry
+        last = 0
+        for most_bytes in (HEAD_BYTES, sys.maxsize):
+            for line in self._lines_backwards(most_bytes):
+                is_large = len(line) > HEAD_BYTES
+                entry = parse_head(line) if is_large else parse_entry(line)
+                if entry is None and is_large and most_bytes == HEAD_BYTES:
+                    break  # it touches very many annotations, or is torn
+                if entry is not None and (before is None or entry.n < before):
+                    yield entry
+                    last = entry.n
+            else:
+                return
+            before = last or before
+
+    def numbers(self, since: str | None, until: str | None = None) -> range:
+        """Return the numbers of the records of a time.
+
+        Times go back when a clock is set back, or writers' clocks differ; numbers do not. So all
+        records count that follow the first one at or after a time.
+
+        Args:
+            since: From this time on (ISO 8601, UTC); None from the first record on.
+            until: Before this time; None to the last record.
+        """
+        first, stop = (0 if since is None else sys.maxsize), sys.maxsize
+        for entry in self.entries() if since or until else ():
+            if since is not None and entry.at >= since:
+                first = min(first, entry.n)
+            if until is not None and entry.at >= until:
+                stop = min(stop, entry.n)
+        return range(first, max(first, stop))
 
     def records(self) -> Iterator[JournalRecord]:
         """Iterate over the whole records, newest first."""
         for line in self._lines_backwards():
-            record = _record(line)
+            record = parse_record(line)
             if record is not None:
                 yield record
 
@@ -200,16 +234,16 @@ class Journal:
         try:
             with open_companion(self.path, self.file) as journal:
                 for line in journal:
-                    record = _record(line)
+                    record = parse_record(line)
                     if record is not None:
                         yield record
         except FileNotFoundError:
             return
 
-    def _lines_backwards(self) -> Iterator[bytes]:
+    def _lines_backwards(self, most_bytes: int = sys.maxsize) -> Iterator[bytes]:
         try:
             with open_companion(self.path, self.file) as journal:
-                yield from lines_backwards(journal)
+                yield from lines_backwards(journal, most_bytes)
         except FileNotFoundError:
             return
 
@@ -222,17 +256,3 @@ class Journal:
                 return journal.read(1) != b"\n"
         except FileNotFoundError:
             return False
-
-
-def _entry(line: bytes) -> JournalEntry | None:
-    try:
-        return _entries.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _record(line: bytes) -> JournalRecord | None:
-    try:
-        return _records.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None

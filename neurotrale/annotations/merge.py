@@ -7,7 +7,7 @@ pure function.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -19,22 +19,82 @@ from neurotrale.annotations.fields import merge_annotation
 from neurotrale.annotations.spelling import Parsed, is_edited, is_touched
 
 COMPARISONS = 50_000  # remembered
+PARSED_BYTES = 4 * 2**20  # kept of each content; parsed, they are several times as large
 
 NOTHING_SEEN = Parsed.of(b"{}")
 
 
-class Seen(dict[str, Parsed]):
-    """What a client saw or sent: annotations by id, parsed when they are needed."""
+class Texts(Mapping[str, bytes]):
+    """The bytes of the annotations of a content, by id; each is a copy that is made when needed.
 
-    def __init__(self, document: Document | None) -> None:
-        super().__init__()
-        self._document = document
-        self.texts: dict[str, bytes] = {}
+    Args:
+        document: The content; None for one without annotations.
+        load: Returns the content again after `release`; None if that keeps it.
+    """
+
+    def __init__(self, document: Document | None, load: Callable[[], bytes] | None = None) -> None:
+        self._content = None if document is None else document.content
+        self._load = load
+        self._positions: Mapping[str, int] = {}
+        self._others: Mapping[str, bytes] = {}
+        self._starts: list[int] = []
+        self._stops: list[int] = []
         if document is not None:
-            self.texts = {id_: document.at(at) for id_, at in document.index.ids.items()}
+            index = document.index
+            self._positions = index.ids
+            self._starts, self._stops = index.starts.tolist(), index.stops.tolist()
+
+    def __getitem__(self, id_: str) -> bytes:
+        if id_ in self._others:
+            return self._others[id_]
+        position = self._positions[id_]
+        if self._content is None and self._load is not None:
+            self._content = self._load()
+        assert self._content is not None
+        return self._content[self._starts[position] : self._stops[position]]
+
+    def __contains__(self, id_: object) -> bool:
+        return id_ in self._positions
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._positions)
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def blended(self, others: Mapping[str, bytes]) -> Texts:
+        """Return a copy with other bytes under some ids."""
+        copy = Texts(None, self._load)
+        copy._content, copy._starts, copy._stops = self._content, self._starts, self._stops
+        copy._positions = {**self._positions, **dict.fromkeys(others, -1)}
+        copy._others = {**self._others, **others}
+        return copy
+
+    def release(self) -> None:
+        """Free the content until it is needed again."""
+        if self._load is not None:
+            self._content = None
+
+
+class Seen(dict[str, Parsed]):
+    """What a client saw or sent: annotations by id, parsed when they are needed.
+
+    Args:
+        document: What it is; None for nothing.
+        load: See `Texts`.
+    """
+
+    def __init__(self, document: Document | None, load: Callable[[], bytes] | None = None) -> None:
+        super().__init__()
+        self.texts = Texts(document, load)
+        self._kept_bytes = 0
 
     def __missing__(self, id_: str) -> Parsed:
-        parsed = self[id_] = Parsed.of(self.texts[id_])
+        text = self.texts[id_]
+        parsed = Parsed.of(text)
+        self._kept_bytes += len(text)
+        if self._kept_bytes < PARSED_BYTES:
+            self[id_] = parsed
         return parsed
 
     @property
@@ -45,7 +105,7 @@ class Seen(dict[str, Parsed]):
     def blended(self, others: Mapping[str, Parsed]) -> Seen:
         """Return a copy with other annotations under some ids."""
         copy = Seen(None)
-        copy.texts = self.texts | {id_: other.text for id_, other in others.items()}
+        copy.texts = self.texts.blended({id_: other.text for id_, other in others.items()})
         copy.update(self)
         copy.update(others)
         return copy
@@ -168,6 +228,7 @@ def merge_edit(
         untouched = id_ in base.texts and not is_touched(base[id_], present[id_], own=own)
         is_single = id_ not in file.index.repeated
         (removed if untouched and is_single else held).append(id_)
+    base.texts.release()
     content = rewritten(file, new, set(removed), appended)
     return MergedFile(content, tuple(removed), tuple(held), conflicts, tuple(replaced))
 

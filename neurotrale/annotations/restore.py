@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from neurotrale.annotations.changes import Before, Change, changes_in, same
+from neurotrale.annotations.changes import Before, Change
 from neurotrale.annotations.contents import Content, document_of
 from neurotrale.annotations.diff import hunks_between
-from neurotrale.annotations.document import Document, NotAnArrayError
+from neurotrale.annotations.document import Document
 from neurotrale.annotations.fields import merge_annotation
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import JournalRecord
 from neurotrale.annotations.merge import rewritten
+from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.revisions import (
     ChangeFilter,
     NoHistoryError,
@@ -24,6 +25,7 @@ from neurotrale.annotations.revisions import (
 )
 from neurotrale.annotations.spelling import Parsed, same_value
 from neurotrale.annotations.splice import set_fields
+from neurotrale.annotations.touched import changes_in, same
 from neurotrale.errors import MissingError
 
 
@@ -101,9 +103,10 @@ def restored_removals(
     document = document_of(before.content, display_path)
     removed: dict[str, bytes] = {}
     on_purpose: set[str] = set()
+    numbers = journal.numbers(since)
     for record in _applied_records(before, journal):
-        if since is not None and record.at < since:
-            continue  # rather than stop: the clocks of several nodes differ
+        if record.n not in numbers:
+            continue
         for id_, content in changes_in(record.bytes_hunks()).removed.items():
             if record.save.base:  # by somebody who saw it
                 on_purpose.add(id_)
@@ -137,8 +140,9 @@ def undone_changes(
     """
     edited = _Edited(document_of(before.content, display_path))
     author = ChangeFilter(since=since, by=by, session=session)
+    numbers = journal.numbers(since)
     for record in _applied_records(before, journal):
-        if not author.matches(record):
+        if record.n not in numbers or not author.matches(record):
             continue
         changes = changes_in(record.bytes_hunks())
         for id_, (old, new) in changes.changed.items():

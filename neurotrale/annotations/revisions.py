@@ -25,7 +25,7 @@ class ChangeFilter:
 
     Attributes:
         id_: Only changes that touch this annotation.
-        since: Only changes at or after this time (ISO 8601, UTC).
+        since: Only changes at or after this time (ISO 8601, UTC); see `Journal.numbers`.
         until: Only changes before this time.
         before: Only changes with a smaller number, for the next page.
         by: Only changes by this author.
@@ -42,13 +42,11 @@ class ChangeFilter:
     navigation: bool = False
 
     def matches(self, entry: JournalEntry) -> bool:
-        """Return whether an entry is selected; `page_of_changes` handles `before`."""
+        """Return whether an entry is selected; `selected_changes` handles numbers and times."""
         return (
             (self.by is None or entry.by == self.by)
             and (self.session is None or entry.save.session == self.session)
             and (not self.navigation or bool(entry.save.navigated))
-            and (self.since is None or entry.at >= self.since)
-            and (self.until is None or entry.at < self.until)
             and (
                 self.id_ is None
                 or self.id_ in (*touched(entry), *entry.held_removals, *entry.save.navigated)
@@ -105,6 +103,17 @@ def is_pending(journal: Journal, newest: JournalEntry, content: Content | None) 
     return unchanged and newest.stamp == content.stamp.recorded
 
 
+def selected_changes(
+    journal: Journal, content: Content | None, filter_: ChangeFilter
+) -> Iterator[tuple[JournalEntry, bool]]:
+    """Iterate over the changes that a filter selects; see `applied_changes`."""
+    numbers = journal.numbers(filter_.since, filter_.until)
+    for entry, applied in applied_changes(journal, content):
+        is_before = filter_.before is None or entry.n < filter_.before
+        if is_before and entry.n in numbers and filter_.matches(entry):
+            yield entry, applied
+
+
 def page_of_changes(
     journal: Journal, content: Content | None, filter_: ChangeFilter, limit: int
 ) -> tuple[list[tuple[JournalEntry, bool]], int | None]:
@@ -114,13 +123,10 @@ def page_of_changes(
         The page, and the ``before`` of the next one; None on the last page.
     """
     page: list[tuple[JournalEntry, bool]] = []
-    for entry, applied in applied_changes(journal, content):
-        if filter_.before is not None and entry.n >= filter_.before:
-            continue
-        if filter_.matches(entry):
-            if len(page) == limit:
-                return page, page[-1][0].n
-            page.append((entry, applied))
+    for entry, applied in selected_changes(journal, content, filter_):
+        if len(page) == limit:
+            return page, page[-1][0].n
+        page.append((entry, applied))
     return page, None
 
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from neurotrale.annotations.chains import FileViews
 from neurotrale.annotations.changes import Before, Change, WriteContext
 from neurotrale.annotations.contents import Content, etag_of
-from neurotrale.annotations.diff import hunks_between
-from neurotrale.annotations.document import Document, NotAnArrayError
+from neurotrale.annotations.diff import diff_documents
+from neurotrale.annotations.document import Document
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.meanings import Meaning, meaning_of, meaning_without_views
 from neurotrale.annotations.merge import MergedFile, Seen, merge_edit
 from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.revisions import content_with, recent_contents
 from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.viewers import SaveNotes, Viewer
@@ -26,6 +27,7 @@ from neurotrale.annotations.views import Facts, Tip
 log = logging.getLogger(__name__)
 
 RECENT_REVISIONS = 16
+RECENT_BYTES = 2**26  # of them together, as they are in memory at once
 FORGOTTEN_NS = 20 * 3600 * 10**9  # for so long a client may still have a view that is forgotten
 
 _Move = tuple[Viewer, Callable[[FileViews], None], int]
@@ -117,10 +119,12 @@ class Saves:
             stale=stale,
             base="" if meaning.chain is None or not meaning.is_certain else meaning.chain.tip,
         )
+        after = Document.parse(merged.content) if changes else file
         return Change(
             "put",
-            hunks_between(content.body, merged.content),
-            held_removals=held,
+            diff_documents(file, after),
+            after.index,
+            held,
             newly_held=newly_held + len(stale),
             notes=notes,
         )
@@ -140,11 +144,8 @@ class Saves:
             views.is_shared,
             views.ignored_ns,
         )
-        tips = []
-        for chain in views.chains:
-            seen = self._content(chain.tip, content)
-            if seen is not None:
-                tips.append(Tip(chain, seen))
+        known = {etag: self._content(etag, content) for etag in {one.tip for one in views.chains}}
+        tips = [Tip(one, seen) for one in views.chains if (seen := known[one.tip]) is not None]
         if not tips:
             return meaning_without_views(body, self._revisions(content), facts)
         return meaning_of(body, tips, facts, lambda chain: self._content(chain.before, content))
@@ -208,17 +209,26 @@ class Saves:
         """Return a content with a hash; None if it is no longer known."""
         if etag == content.etag:
             return Seen(content.document)
-        body = self.views.content(etag)
-        if body is None:
+        load = self.views.kept(etag)
+        if load is None:
             body = content_with(Journal(self.file.path), etag, content)
             if body is None:
                 return None
-            self.views.keep(etag, body)
-        return _seen(body)
+            load = self.views.keep(etag, body)
+        try:
+            seen = Seen(Document.parse(load()), load)
+        except ValueError:  # not an array, or damaged on disk
+            return None
+        seen.texts.release()
+        return seen
 
     def _revisions(self, content: Content) -> Iterator[Seen]:
         yield Seen(content.document)
+        left = RECENT_BYTES
         for body in recent_contents(Journal(self.file.path), content, RECENT_REVISIONS):
+            left -= len(body)
+            if left < 0:
+                return
             seen = _seen(body)
             if seen is not None:
                 yield seen

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from neurotrale.annotations.document import SPACE, split_items
+from neurotrale.annotations.pieces import SPACE, split_items
 
 _KEY = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _string = msgspec.json.Decoder(str)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from neurotrale.annotations.bodies import checked_annotation, checked_array
 from neurotrale.annotations.changes import WriteContext
 from neurotrale.annotations.contents import Content, Contents, document_of, etag_of
-from neurotrale.annotations.document import Document, split_items
+from neurotrale.annotations.document import Document
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
-from neurotrale.annotations.validation import checked_annotation, checked_array
+from neurotrale.annotations.pieces import is_empty_array
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import AnnotationWriter
@@ -91,7 +92,7 @@ class AnnotationStore:
         warnings = tuple(checked_array(body))
         # A viewer that leaves a slice saves it, even if it never had anything.
         is_merged = context.viewer is not None and not context.preconditions.match
-        file = self.files.prepare(name, is_needed=not is_merged or bool(split_items(body)))
+        file = self.files.prepare(name, is_needed=not is_merged or not is_empty_array(body))
         if file is None:
             return Written(self.files.display_path(name), created=False, etag="", changed=False)
         return writer.write(

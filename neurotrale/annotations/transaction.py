@@ -21,9 +21,11 @@ from neurotrale.annotations.changes import (
 )
 from neurotrale.annotations.contents import Content, Contents
 from neurotrale.annotations.diff import hunks_between
-from neurotrale.annotations.document import Index, NotAnArrayError
+from neurotrale.annotations.document import Index
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, JournalRecord
+from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry
+from neurotrale.annotations.pieces import NotAnArrayError
+from neurotrale.annotations.records import NewRecord
 from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
 from neurotrale.errors import (
     BusyError,
@@ -233,7 +235,7 @@ class FileChanges:
         return JournalTail(*journal.tail())
 
     def _mark_aborted(
-        self, journal: Journal, records: Sequence[JournalRecord], error: Exception
+        self, journal: Journal, records: Sequence[NewRecord], error: Exception
     ) -> None:
         """Mark changes as aborted: they were recorded, but the file could not be replaced."""
         try:
@@ -242,16 +244,18 @@ class FileChanges:
                 return
             # If only the last step failed, the file is replaced, and the changes took effect.
             is_replaced = isinstance(error, OSError) and _stamp(journal.file) != last.stamp
-            if last.n != records[-1].n or is_replaced:
+            if last.n != records[-1].entry.n or is_replaced:
                 return
-            journal.append(self._aborted_record(records[0], last))
+            journal.append(self._aborted_record(records[0].entry, last))
         except OSError:
             log.exception(
-                "%s: the next writer will mark change %d as aborted", journal.file, records[-1].n
+                "%s: the next writer will mark change %d as aborted",
+                journal.file,
+                records[-1].entry.n,
             )
 
-    def _aborted_record(self, first: JournalEntry, last: JournalEntry) -> JournalRecord:
-        return JournalRecord(
+    def _aborted_record(self, first: JournalEntry, last: JournalEntry) -> NewRecord:
+        entry = JournalEntry(
             n=last.n + 1,
             at=format_time(self._now()),
             op="void",
@@ -261,6 +265,7 @@ class FileChanges:
             format=FORMAT,
             first=first.n if first.n != last.n else 0,
         )
+        return NewRecord(entry)
 
     def _external_record(
         self,
@@ -268,7 +273,7 @@ class FileChanges:
         last: JournalEntry,
         applied: JournalEntry,
         content: Content | None,
-    ) -> JournalRecord:
+    ) -> NewRecord:
         try:
             recorded = content_at(journal, applied.n, None)
             hunks = hunks_between(recorded, b"" if content is None else content.body)

@@ -6,17 +6,12 @@ kept. Every problem starts with its location, for example ``[17].points[3]: expe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from neurotrale.annotations.document import SPACE
-from neurotrale.errors import BadInputError, RuleBrokenError
-
 MAX_PROBLEMS = 20
+MOST_COUNTED = 10_000  # of those beyond
 # Far below the limit of the JSON decoder: the file must stay readable with the annotation in it.
 MAX_LEVELS = 100
 
@@ -43,28 +38,37 @@ class Report:
     warnings: list[str] = field(default_factory=list)
 
 
-def check_annotations(annotations: object) -> Report:
-    """Check the body of a PUT: an array of annotations, each with a unique id."""
-    report = Report()
-    if not isinstance(annotations, list):
-        report.problems.append(
-            f"the body: expected an array of annotations, found {_kind(annotations)}"
-        )
-        return report
-    seen: dict[str, int] = {}
-    warn = _Capped(report.warnings)
-    problem = _Capped(report.problems)
-    for index, annotation in enumerate(annotations):
+class ArrayCheck:
+    """Checks the annotations of a PUT, each of which has a unique id."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self.count = 0
+        self._seen: dict[str, int] = {}
+        self._warn = _Capped(self.report.warnings)
+        self._problem = _Capped(self.report.problems)
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether there are so many problems that the rest need not be looked at."""
+        return self._problem.more > MOST_COUNTED
+
+    def add(self, annotation: object) -> None:
+        """Check the next annotation."""
+        index, self.count = self.count, self.count + 1
         where = f"[{index}]"
-        _check(annotation, where, problem, warn, nulls=True)
+        _check(annotation, where, self._problem, self._warn, nulls=True)
         id_ = annotation.get("id") if isinstance(annotation, dict) else None
         if isinstance(id_, str) and id_:
-            first = seen.setdefault(id_, index)
+            first = self._seen.setdefault(id_, index)
             if first != index:
-                problem(f"{where}.id: expected a unique id, found {id_!r}, as in [{first}]")
-    warn.close()
-    problem.close()
-    return report
+                self._problem(f"{where}.id: expected a unique id, found {id_!r}, as in [{first}]")
+
+    def close(self) -> Report:
+        """Return the result."""
+        self._warn.close()
+        self._problem.close()
+        return self.report
 
 
 def check_each(annotations: Iterable[object]) -> Report:
@@ -110,21 +114,21 @@ class _Capped:
 
     def close(self) -> None:
         if self.more:
-            self.into.append(f"and {self.more} more")
+            more = f"more than {MOST_COUNTED}" if self.more > MOST_COUNTED else self.more
+            self.into.append(f"and {more} more")
 
 
 def _check(
     annotation: object, where: str, problem: AddSentence, warn: AddSentence, *, nulls: bool
 ) -> None:
     if not isinstance(annotation, dict):
-        problem(
-            f"{where or 'the body'}: expected an annotation (an object), found {_kind(annotation)}"
-        )
+        found = kind_of(annotation)
+        problem(f"{where or 'the body'}: expected an annotation (an object), found {found}")
         return
     dot = f"{where}." if where else ""
     id_ = annotation.get("id")
     if not isinstance(id_, str) or not id_:
-        problem(f"{dot}id: expected a non-empty string, found {_kind(id_, 'id' in annotation)}")
+        problem(f"{dot}id: expected a non-empty string, found {kind_of(id_, 'id' in annotation)}")
     for key in NOT_NULL:
         if key in annotation and annotation[key] is None:
             problem(f"{dot}{key}: null is not allowed; leave the key out instead")
@@ -153,7 +157,7 @@ def _check_geometry(
             warn(f"{where or 'the annotation'}: has no type, viewers will not show it")
         return
     if not isinstance(kind, str):
-        problem(f"{dot}type: expected a string, found {_kind(kind)}")
+        problem(f"{dot}type: expected a string, found {kind_of(kind)}")
         return
     if kind.lower() not in GEOMETRY:
         warn(f"{dot}type: kept the unknown type {kind!r}, viewers may not show it")
@@ -169,7 +173,7 @@ def _check_geometry(
         if key in annotation:
             points = annotation[key]
             if not isinstance(points, list):
-                problem(f"{dot}{key}: expected a list of points, found {_kind(points)}")
+                problem(f"{dot}{key}: expected a list of points, found {kind_of(points)}")
                 continue
             for i, point in enumerate(points):
                 _check_point(point, f"{dot}{key}[{i}]", problem, warn, nulls)
@@ -187,7 +191,7 @@ def _check_point(
         if number.__class__ is float or number.__class__ is int:
             continue
         if number is not None or not nulls:
-            problem(f"{where}: expected 3 numbers, found {_kind(number)}")
+            problem(f"{where}: expected 3 numbers, found {kind_of(number)}")
             return
         null = True
     if null:
@@ -225,7 +229,8 @@ def _children(value: object) -> Iterable[object]:
     return value if isinstance(value, list) else ()
 
 
-def _kind(value: object, present: bool = True) -> str:
+def kind_of(value: object, present: bool = True) -> str:
+    """Return what a value of JSON is, as a noun."""
     if not present:
         return "nothing"
     if value is None:
@@ -237,62 +242,3 @@ def _kind(value: object, present: bool = True) -> str:
     if value == "":
         return "an empty string"
     return names[type(value)]
-
-
-_decode = msgspec.json.Decoder()
-
-
-def checked_array(body: bytes) -> list[str]:
-    """Check the body of a PUT.
-
-    Returns:
-        Warnings: what is kept although viewers may not understand it.
-
-    Raises:
-        BadInputError: The body is not UTF-8 JSON.
-        RuleBrokenError: The body breaks a rule.
-    """
-    report = check_annotations(_json(body))
-    if report.problems:
-        raise RuleBrokenError(report.problems)
-    return report.warnings
-
-
-def checked_annotation(body: bytes, id_: str) -> tuple[bytes, list[str]]:
-    """Check the body of a PATCH, and fill in the id if it has none.
-
-    Returns:
-        The annotation's bytes, as sent except for the id; and warnings.
-
-    Raises:
-        BadInputError: The body is not UTF-8 JSON, or its id differs from the one in the URL.
-        RuleBrokenError: The body breaks a rule.
-    """
-    annotation = _json(body)
-    content = body.strip(SPACE)
-    if isinstance(annotation, dict):
-        if "id" not in annotation:
-            comma = b"," if annotation else b""
-            content = b'{"id":' + json.dumps(id_).encode() + comma + content[1:]
-            annotation["id"] = id_
-        elif isinstance(annotation["id"], str) and annotation["id"] not in ("", id_):
-            raise BadInputError(
-                f"The annotation's id {annotation['id']!r} is not the id in the URL, {id_!r}."
-                " Send the same one, or leave it out of the body."
-            )
-    report = check_annotation(annotation)
-    if report.problems:
-        raise RuleBrokenError(report.problems)
-    return content, report.warnings
-
-
-def _json(body: bytes) -> object:
-    if not body.strip():
-        raise BadInputError("The body is empty; expected JSON.")
-    try:
-        body.decode()  # the decoder does not check strings that it skips when it splits an array
-        return _decode.decode(body)
-    except msgspec.ValidationError as error:
-        raise RuleBrokenError([str(error)]) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadInputError(f"The body is not valid JSON in UTF-8: {error}") from error

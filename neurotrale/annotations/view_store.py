@@ -24,14 +24,15 @@ from neurotrale.annotations.chains import FileViews
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import DamagedError
 from neurotrale.storage.atomic import temporary_path
+from neurotrale.storage.compression import pack, unpack
 from neurotrale.storage.descriptors import Directory
 from neurotrale.storage.regular import make_own_directory, open_regular
 
 log = logging.getLogger(__name__)
 
 KEPT_S = 10 * 3600
-CONTENT_BYTES = 256 * 2**20
-STORED_BYTES = 32 * 2**20  # of contents for each block
+CONTENT_BYTES = 64 * 2**20  # compressed
+STORED_BYTES = 8 * 2**20  # of contents for each block, compressed
 BLOCKS = 1024
 CLIENTS = 256  # for each block
 FILES = 256  # for each client and block
@@ -56,12 +57,34 @@ class _Stored(msgspec.Struct):
     Attributes:
         block: Path of the block's directory, relative to the data root.
         views: Its views.
-        contents: What clients saved, by hash.
+        contents: What clients saved, by hash; older versions wrote it as text.
+        packed: The same as it is kept.
     """
 
     block: str
     views: _BlockViews
     contents: dict[str, str] = {}
+    packed: dict[str, bytes] = {}
+
+
+class _Kept:
+    """A content as it is kept: compressed, as a file has many views, and they are alike."""
+
+    __slots__ = ("packed",)
+
+    def __init__(self, packed: bytes) -> None:
+        self.packed = packed
+
+    def __len__(self) -> int:
+        return len(self.packed)
+
+    def __call__(self) -> bytes:
+        """Return the content.
+
+        Raises:
+            ValueError: It was damaged on disk.
+        """
+        return unpack(self.packed)
 
 
 class Views:
@@ -77,7 +100,7 @@ class Views:
         self._now_ns = now_ns
         self._lock = Lock()
         self._blocks: LRUCache[str, _BlockViews] = LRUCache(BLOCKS)
-        self._contents: LRUCache[str, bytes] = LRUCache(CONTENT_BYTES, len)
+        self._contents: LRUCache[str, _Kept] = LRUCache(CONTENT_BYTES, len)
         self._changed: set[str] = set()
         self._wakes = Event()
         self._thread: Thread | None = None
@@ -136,13 +159,17 @@ class Views:
             times[leaf] = max(times.pop(leaf, 0), saved_ns)
             self._note_change(file)
 
-    def keep(self, etag: str, content: bytes) -> None:
-        """Keep a content as long as there is room."""
-        with self._lock, suppress(ValueError):  # larger than all the room
-            self._contents[etag] = content
+    def keep(self, etag: str, content: bytes) -> Callable[[], bytes]:
+        """Keep a content as long as there is room; return what returns it."""
+        kept = self.kept(etag)
+        if kept is None:
+            kept = _Kept(pack(content))
+            with self._lock, suppress(ValueError):  # larger than all the room
+                self._contents[etag] = kept
+        return kept
 
-    def content(self, etag: str) -> bytes | None:
-        """Return a content that was kept."""
+    def kept(self, etag: str) -> Callable[[], bytes] | None:
+        """Return what returns a content that was kept; None if it was not."""
         with self._lock:
             return self._contents.get(etag)
 
@@ -199,16 +226,15 @@ class Views:
 
     def _stored(self, block: str) -> _Stored:
         views, left = self._blocks[block], STORED_BYTES
-        contents: dict[str, str] = {}
+        packed: dict[str, bytes] = {}
         for files in reversed(views.clients.values()):
             for chain in (chain for one in files.values() for chain in one.chains):
-                content = self._contents.get(chain.tip) if chain.is_own else None
-                if content is not None and chain.tip not in contents and len(content) <= left:
-                    left -= len(content)
-                    with suppress(UnicodeDecodeError):
-                        contents[chain.tip] = content.decode()
+                kept = self._contents.get(chain.tip) if chain.is_own else None
+                if kept is not None and chain.tip not in packed and len(kept) <= left:
+                    left -= len(kept)
+                    packed[chain.tip] = kept.packed
         copy = msgspec.json.decode(msgspec.json.encode(views), type=_BlockViews)
-        return _Stored(block, copy, contents)
+        return _Stored(block, copy, packed=packed)
 
     def _write(self, stored: _Stored) -> None:
         path = self._path(stored.block)
@@ -240,10 +266,11 @@ class Views:
             return _BlockViews()
         if stored.block != block:
             return _BlockViews()
-        for etag, content in stored.contents.items():
-            body = content.encode()
-            if len(body) <= CONTENT_BYTES:
-                self._contents[etag] = body
+        kept = {etag: _Kept(content) for etag, content in stored.packed.items()}
+        kept |= {etag: _Kept(pack(text.encode())) for etag, text in stored.contents.items()}
+        for etag, one in kept.items():
+            with suppress(ValueError):  # larger than all the room
+                self._contents[etag] = one
         return stored.views
 
     def _path(self, block: str) -> Path:

@@ -29,8 +29,10 @@ class Tip:
     seen: Seen
 
     def edit(self, body: Seen) -> Edit:
-        """Return what a save changes in it."""
-        return edit_between(self.seen, body, own=self.chain.is_own)
+        """Return what a save changes in it; the tip is in memory only meanwhile."""
+        edit = edit_between(self.seen, body, own=self.chain.is_own)
+        self.seen.texts.release()
+        return edit
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,13 @@ are refused.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from neurotrale.chunks.image_headers import IMAGE_COMPRESSIONS, stated_voxels
 from neurotrale.chunks.tiff_pages import is_stored, missing_entries, own_page, page_array
 from neurotrale.errors import DamagedError, reading
 from neurotrale.late import LazyModule
@@ -38,6 +40,13 @@ class Expected:
     channels: int | None = None
     labels: bool = False
     """Whether the voxels are labels of a segmentation."""
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Size of the voxels; None if it is not known."""
+        if self.shape_vx is None or self.dtype is None:
+            return None
+        return prod(self.shape_vx) * (self.channels or 1) * np.dtype(self.dtype).itemsize
 
     def __str__(self) -> str:
         parts = []
@@ -121,8 +130,8 @@ def little_endian(array: Array) -> Array:
 
 
 # A chunk has a few hundred kilobytes; a header that claims more than this is damaged or malicious.
-DECODED_LIMIT_BYTES = 2**30
-PAGES_LIMIT = 2**14
+DECODED_LIMIT_BYTES = 2**27
+PAGES_LIMIT, SEGMENTS_LIMIT = 2**14, 2**16
 
 
 def decode_chunk(path: Path, name: str, expected: Expected, descriptor: int | None = None) -> bytes:
@@ -158,16 +167,20 @@ def decode_chunk(path: Path, name: str, expected: Expected, descriptor: int | No
 
 
 def _decode(tiff: tifffile.TiffFile, name: str, expected: Expected) -> bytes:
-    if _has_more_pages(tiff, PAGES_LIMIT):
-        raise DamagedError(
-            name, f"expected {expected}, found more than {PAGES_LIMIT} pages, or a loop of pages"
-        )
+    if excess := _excess(tiff):
+        raise DamagedError(name, f"expected {expected}, found {excess}")
     if not tiff.series:
         raise DamagedError(name, f"expected {expected}, found a TIFF without an image")
     series = tiff.series[0]
     actual = f"shape {'x'.join(map(str, series.shape))} (axes {series.axes}), {series.dtype}"
-    if series.dtype is None or not 0 < series.nbytes <= DECODED_LIMIT_BYTES:
+    if series.dtype is None or series.nbytes <= 0:
         raise DamagedError(name, f"expected {expected}, found {actual}")
+    if series.nbytes > DECODED_LIMIT_BYTES:
+        raise DamagedError(
+            name,
+            f"expected at most {DECODED_LIMIT_BYTES // 2**20} MiB of voxels, found {actual}: make"
+            " smaller chunks of it, as 'neurotrale ingest' does",
+        )
     is_colour = series.keyframe.photometric == tifffile.PHOTOMETRIC.RGB
     axes = series.axes if is_colour else series.axes.replace("S", "C")
     order = axis_order(series.shape, axes, expected)
@@ -181,6 +194,8 @@ def _decode(tiff: tifffile.TiffFile, name: str, expected: Expected) -> bytes:
     if array.shape != series.shape:
         raise DamagedError(name, f"expected {actual}, found only {array.shape} in the file")
     order += [i for i in range(array.ndim) if i not in order]
+    if array.flags.writeable and array.dtype.newbyteorder("<") != array.dtype:  # without a copy
+        array = array.byteswap(inplace=True).view(array.dtype.newbyteorder("<"))
     return little_endian(array.transpose(order)).tobytes()
 
 
@@ -200,12 +215,14 @@ def _are_listed(series: tifffile.TiffPageSeries) -> bool:
     return not series.is_truncated and len(series.parent.pages) >= len(series.pages)
 
 
-def _has_more_pages(tiff: tifffile.TiffFile, limit: int) -> bool:
-    """Follow the pages up to a limit only: in a loop of pages, tifffile would never stop."""
-    try:
-        return tiff.pages[limit] is not None
-    except IndexError:
-        return False
+def _excess(tiff: tifffile.TiffFile) -> str:
+    """Return what there is too much of: in a loop of pages, tifffile would never stop."""
+    with suppress(IndexError):
+        if len(tiff.pages.first.dataoffsets) > SEGMENTS_LIMIT:
+            return f"a page of more than {SEGMENTS_LIMIT} strips or tiles"
+        if tiff.pages[PAGES_LIMIT] is not None:
+            return f"more than {PAGES_LIMIT} pages, or a loop of pages"
+    return ""
 
 
 def _check_pages(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, name: str) -> None:
@@ -258,3 +275,25 @@ def _check_segments(tiff: tifffile.TiffFile, series: tifffile.TiffPageSeries, na
                     f"page {number} expects {count} bytes at {offset}, but the file has {size}:"
                     " it is truncated",
                 )
+        _check_images(page, number, name)
+
+
+def _check_images(page: tifffile.TiffPage | tifffile.TiffFrame, number: int, name: str) -> None:
+    """Refuse images that promise more voxels than a strip or tile has; others end by themselves."""
+    keyframe = page.keyframe
+    assert keyframe is not None
+    most = prod(keyframe.chunks) if keyframe.chunks else 0
+    if most * (keyframe.bitspersample // 8) > DECODED_LIMIT_BYTES:
+        raise DamagedError(name, f"page {number} has strips or tiles of {most} voxels")
+    if keyframe.compression not in IMAGE_COMPRESSIONS:
+        return
+    file = page.parent.filehandle
+    for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        file.seek(offset)
+        stated = stated_voxels(keyframe.compression, file.read(count)) if count else 0
+        if stated > most:
+            raise DamagedError(
+                name,
+                f"page {number} has a strip or tile with an image of {stated} voxels, but room for"
+                f" {most}",
+            )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from isal import isal_zlib
 
-from neurotrale.chunks.decode import Expected, decode_chunk
+from neurotrale.chunks.decode import DECODED_LIMIT_BYTES, Expected, decode_chunk
 from neurotrale.chunks.segments import (
     DEFLATE,
     NONE,
@@ -28,6 +28,7 @@ from neurotrale.chunks.segments import (
 from neurotrale.errors import DamagedError, raise_read_error
 from neurotrale.late import LazyModule
 from neurotrale.storage.cache import Stamp, VersionedCache
+from neurotrale.storage.compression import ZSTD_BLOCK_BYTES, most_unpacked_bytes
 from neurotrale.storage.files import StoredFile
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ _GZIP_HEADER = bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255])
 # RFC 1950: around the deflate data, a zlib stream has a header of two bytes and an Adler-32.
 _ZLIB_TRAILER_BYTES = 4
 
-Decompressed = bytes | memoryview
+Decompressed = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,12 @@ class ChunkReader:
             return Voxels((body,), "", stamp) if len(body) == segments.segment_bytes else None
         if segments.compression == ZSTD and "zstd" in codings:
             body = os.pread(file, size, at)
-            return Voxels((body,), "zstd", stamp) if len(body) == size else None
+            is_whole = (
+                len(body) == size
+                and most_unpacked_bytes(body, segments.segment_bytes)
+                <= segments.segment_bytes + ZSTD_BLOCK_BYTES
+            )
+            return Voxels((body,), "zstd", stamp) if is_whole else None
         if segments.compression != DEFLATE or "gzip" not in codings:
             return None
         if segments.crc32 is None:
@@ -181,7 +187,8 @@ def _matches(segments: Segments, expected: Expected) -> bool:
     channels = expected.channels or 1
     x, y, z = expected.shape_vx
     return (
-        segments.channels == channels
+        segments.segment_bytes * len(segments.spans) <= DECODED_LIMIT_BYTES
+        and segments.channels == channels
         and segments.shape_zyx == (z * channels, y, x)
         and expected.dtype in (None, segments.dtype)
     )
@@ -191,7 +198,8 @@ def _decompressed(name: str, segments: Segments, data: bytes) -> Decompressed:
     size = segments.segment_bytes
     view = memoryview(data)
     decompress = _DECOMPRESS[segments.compression]
-    parts: list[Decompressed] = []
+    swaps = segments.big_endian and segments.dtype not in ("uint8", "int8")
+    joined = bytearray(size * len(segments.spans) if swaps or len(segments.spans) > 1 else 0)
     for number, (at, count) in enumerate(segments.spans):
         try:
             voxels = decompress(view[at : at + count], size)
@@ -204,10 +212,11 @@ def _decompressed(name: str, segments: Segments, data: bytes) -> Decompressed:
             raise DamagedError(
                 name, f"expected {size} bytes in segment {number}, found {len(voxels)}"
             )
-        parts.append(voxels)
-    joined = parts[0] if len(parts) == 1 else b"".join(parts)
-    if segments.big_endian and segments.dtype not in ("uint8", "int8"):
-        joined = np.frombuffer(joined, segments.dtype).byteswap().tobytes()
+        if not joined:
+            return voxels
+        joined[number * size : (number + 1) * size] = voxels
+    if swaps:
+        np.frombuffer(joined, segments.dtype).byteswap(inplace=True)
     return joined
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Set
 from dataclasses import dataclass
 
 from neurotrale.chunks.blockfs_reader import BlockChunk, BlockReader
 from neurotrale.chunks.decode import Expected
 from neurotrale.chunks.layouts import BLOCKFS, Layouts, absent_chunk_text
-from neurotrale.chunks.reader import ChunkReader, Voxels
+from neurotrale.chunks.reader import CACHED_FILES, ChunkReader, Voxels
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.precomputed.info import Info, Infos
-from neurotrale.storage.cache import Stamp
-from neurotrale.storage.files import Files, StoredDirectory, StoredFile
+from neurotrale.storage.cache import Stamp, VersionedCache
+from neurotrale.storage.files import (
+    DECOMPRESS_LIMIT_BYTES,
+    Files,
+    StoredDirectory,
+    StoredFile,
+)
 from neurotrale.storage.names import ChunkPath, Parts
 
 TIFF_SUFFIXES = (".tiff", ".tif")
@@ -49,6 +55,7 @@ class Chunks:
         self.reader = ChunkReader()
         self.blocks = BlockReader(files)
         self.layouts = Layouts(files)
+        self._twins: VersionedCache[int] = VersionedCache(CACHED_FILES)
 
     def find(self, chunk: ChunkPath) -> StoredFile | StoredDirectory | DecodedChunk:
         """Return the raw file of this name, its TIFF, a compressed copy, or a block of blockfs.
@@ -129,6 +136,37 @@ class Chunks:
             return self.reader.read(self.files.reopened(stored.file), expected, codings)
         body = self.blocks.read(stored, expected)
         return Voxels((body,), "", stored.stamp, expected.labels)
+
+    def check_twin(self, chunk: ChunkPath, stored: StoredFile) -> None:
+        """Check what a compressed copy unpacks to, so that a client may unpack it safely.
+
+        Only of raw chunks is the size known; each version is unpacked once, to that size.
+
+        Raises:
+            DamagedError: It is not valid, or unpacks to another size than the chunk has.
+        """
+        above = self._info_above(chunk.directory)
+        scale = None if above is None else above[0].scale(above[1])
+        if above is None or scale is None or scale.encoding != "raw" or chunk.shape_vx is None:
+            return
+        expected = Expected(chunk.shape_vx, above[0].data_type, above[0].num_channels)
+        size = expected.size_bytes
+        if size is None or size > DECOMPRESS_LIMIT_BYTES:
+            return
+        found = stored.stamp.size
+        if found < 2 * size + 2**16:  # no coding makes more of it
+            found = self._twins.get(
+                stored.path,
+                stored.stamp,
+                lambda: len(self.files.decompress(stored, size)),
+                is_settled=stored.stamp.is_settled,
+            )
+        if found != size:
+            raise DamagedError(
+                os.path.basename(stored.path),
+                f"expected {expected}, which are {size} bytes, found"
+                f" {'more' if found > size else found}",
+            )
 
     def expected(self, chunk: ChunkPath, stored: DecodedChunk) -> Expected:
         """Return what a chunk must contain; without `info`, only the shape in its name is known."""

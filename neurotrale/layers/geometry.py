@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-from neurotrale.annotations.document import MALFORMED, split_items
+from neurotrale.annotations.pieces import MALFORMED, split_items
 from neurotrale.late import LazyModule
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from neurotrale.annotations.contents import etag_of
-from neurotrale.annotations.document import NotAnArrayError
 from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.errors import reading
 from neurotrale.late import LazyModule
 from neurotrale.layers.geometry import Annotation, GeometryKind, Shapes, geometry_of, read_batches

@@ -160,6 +160,9 @@ _TRIED: set[tuple[int, LockKind]] = set()  # devices and kinds of lock whose tri
 MakeLock = Callable[[LockKind, Path, Directory], filelock.BaseFileLock]
 
 
+NO_FLOCK = "cannot be taken (the file system has no such locks)"
+
+
 def fault_of(kind: LockKind, directory: Path, make_lock: MakeLock) -> str | None:
     """Take the lock of a scratch file twice, unless that succeeded on the same device before.
 
@@ -201,6 +204,8 @@ def _fault(lock: filelock.BaseFileLock, other: filelock.BaseFileLock) -> str | N
         if error.errno in _UNSUPPORTED | {errno.EPERM}:  # the latter without hard links
             return f"cannot be taken ({error.strerror})"
         raise
+    except NotImplementedError:
+        return NO_FLOCK
     try:
         with other.acquire(timeout=0):
             return _NOT_EXCLUSIVE

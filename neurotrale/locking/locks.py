@@ -21,6 +21,7 @@ from neurotrale.errors import (
 )
 from neurotrale.locking.filesystems import (
     MOUNTINFO,
+    NO_FLOCK,
     FileSystem,
     LockChoice,
     LockKind,
@@ -246,6 +247,11 @@ class Locks:
             raise _busy(display_path) from error
         except filelock.SoftFileLockProtocolError as error:
             raise DamagedError(display_path, _unclear(lock, error)) from error
+        except NotImplementedError as error:  # it had them when the lock was chosen
+            raise ReadOnlyError(
+                f"{display_path} was not changed: it lies on {system.kind}, and the {choice.kind}"
+                f" lock {NO_FLOCK}. Mount it with locks, or start with --lock strict."
+            ) from error
         try:
             if choice.kind == "strict":
                 follow_sentinel(lock_path(file), file, share=self.share)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from neurotrale.annotations.document import NotAnArrayError
 from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.errors import BadInputError, MissingError, reading
 from neurotrale.late import LazyModule
 from neurotrale.layers.geometry import (

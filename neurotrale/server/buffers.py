@@ -292,9 +292,9 @@ def unacknowledged(connection: socket.socket) -> int:
         return 0
 
 
-def unsent(pieces: Iterable[bytes], sent: int) -> Iterator[BytesBuffer]:
-    """Yield what is left of the pieces when the first `sent` bytes were sent."""
+def unsent(pieces: Iterable[bytes], sent: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the pieces that are not sent yet, and how much of each is sent."""
     for piece in pieces:
         if sent < len(piece):
-            yield BytesBuffer(piece, sent)
+            yield piece, sent
         sent = max(0, sent - len(piece))

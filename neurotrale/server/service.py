@@ -26,7 +26,7 @@ from neurotrale.server.sockets import names_of, open_socket, socket_pair, unix_s
 from neurotrale.server.supervisor import SIGNALS, Supervisor
 from neurotrale.server.threads import FileQueues, signals_blocked
 from neurotrale.server.uploads import Uploads
-from neurotrale.server.worker import Limits, run_worker
+from neurotrale.server.worker import Limits, run_worker, warn_about_file_limit
 from neurotrale.server.writer import Writer, WriterLink
 from neurotrale.settings.service import (
     ALLOWED_HOSTS,
@@ -140,6 +140,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
     # Before any thread is started: one that does not block them would be stopped by them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _check_ready_file(settings.ready_file)
+    warn_about_file_limit(settings.limits)
     with (
         _listening(settings) as listening,
         _shared_cache_directory() as shelf,

@@ -27,6 +27,7 @@ from waitress.utilities import Error
 from neurotrale.annotations.handover import ARRIVED_NS, PARKING, Parking
 from neurotrale.server import buffers
 from neurotrale.server.access_log import is_logged, log_response
+from neurotrale.server.held_bodies import HeldBodies
 from neurotrale.server.sockets import receive_stamped
 from neurotrale.server.threads import LeaderFollowerPool
 from neurotrale.server.uploads import Discarding, Upload, Uploads
@@ -82,6 +83,7 @@ class HttpServer:
         on_response: Callable[[], None],
     ) -> None:
         self.on_response = on_response
+        self.held = HeldBodies(_Channel.readers)
         self.uploads = uploads
         self.stall_s = stall_s
         self._tended_at = 0.0
@@ -524,7 +526,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         if isinstance(data, ReadOnlyFileBasedBuffer):
             buffer = buffers.FileBuffer(data.file, data.remain, self.readers, self._wake)
         elif len(data) >= UNCOPIED_BYTES:
-            buffer = buffers.BytesBuffer(data)
+            buffer = self._buffer(data)
         else:
             written: int = super().write_soon(data)
             return written
@@ -557,10 +559,20 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
                     self._break_off()
                     raise ClientDisconnected from None
                 self.last_activity = time.time()
-            for buffer in buffers.unsent(pieces, sent):
-                self._queue(buffer)
+            for piece, count in buffers.unsent(pieces, sent):
+                self._queue(self._buffer(piece, count))
             if self.total_outbufs_len:
                 self.server.pull_trigger()
+
+    def _buffer(self, data: bytes, sent: int = 0) -> _Buffer:
+        try:
+            return self.http.held.buffer(data, sent, self._wake)
+        except OSError as error:
+            log.error("no room for a body that a client does not take: %s", error)
+            self.will_close = True  # the leader closes it
+            self.server.pull_trigger()
+            self._break_off()
+            raise ClientDisconnected from None
 
     def _queue(self, buffer: _Buffer) -> None:
         """Append a buffer; waitress needs one that it can write to behind it."""

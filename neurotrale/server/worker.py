@@ -31,6 +31,7 @@ from neurotrale.settings.service import (
 log = logging.getLogger(__name__)
 
 MOST_FILES = 65_536
+FILES_BESIDES = 256  # directories, files that are read and sent, sockets between processes
 # Polls of the sockets after the signal to stop; each accepts or reads once from each socket.
 LAST_POLLS = 32
 LAST_POLL_INTERVAL_S = 0.001
@@ -120,9 +121,29 @@ def _in_background(work: Callable[[], None]) -> None:
 def _raise_file_limit() -> None:
     """Raise the limit of open files as far as allowed: at the limit, accepting would spin."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    limit = _file_limit()
     if soft < limit:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _file_limit() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+
+
+def warn_about_file_limit(limits: Limits) -> None:
+    """Say what to set if a worker may open too few files for its connections."""
+    needed = min(limits.connections + FILES_BESIDES, MOST_FILES)
+    if _file_limit() < needed:
+        log.warning(
+            "each worker may open %d files, too few for --connections %d: requests will fail with"
+            " 'Too many open files'. Raise the hard limit to %d (ulimit -n; LimitNOFILE= of"
+            " systemd; --ulimit nofile= of Docker), or lower --connections to %d",
+            _file_limit(),
+            limits.connections,
+            needed,
+            max(1, _file_limit() - FILES_BESIDES),
+        )
 
 
 def _drain(http: HttpServer, pool: LeaderFollowerPool, drain_s: float) -> None:

@@ -145,7 +145,7 @@ def _permissions(path: Path) -> Permissions | None:
         return None
 
 
-def append(path: Path, line: bytes, file: Path, head: bytes) -> bool:
+def append(path: Path, pieces: Iterable[bytes], file: Path, head: bytes) -> bool:
     """Append bytes to a companion and make them durable; on failure the companion is unchanged.
 
     The companion follows the permissions of its annotation file. One with several hard links is
@@ -155,7 +155,7 @@ def append(path: Path, line: bytes, file: Path, head: bytes) -> bool:
 
     Args:
         path: The companion; created if absent.
-        line: The bytes to append.
+        pieces: The bytes to append.
         file: The annotation file; its temporary file stands in for one that is not yet visible.
         head: The first bytes of every such companion. The permissions of a file that begins
             otherwise are left alone: it may be another name of a confidential file.
@@ -184,7 +184,7 @@ def append(path: Path, line: bytes, file: Path, head: bytes) -> bool:
         try:
             if permissions is not None and (is_new or _begins_with(descriptor, head)):
                 changed = follow(descriptor, permissions)
-            _write_all(descriptor, [line])
+            _write_all(descriptor, pieces)
             os.fsync(descriptor)
         except BaseException:
             with suppress(OSError):

@@ -63,6 +63,7 @@ class DataRoot:
         self.root = Path(os.path.realpath(root))
         self.follow_symlinks = follow_symlinks
         self.directories = directories_below(str(self.root), follow_symlinks=follow_symlinks)
+        self._device = self.root.stat().st_dev if self.root.exists() else None
 
     def check(self) -> None:
         """Check at start-up that the root can be served; otherwise every request would fail.
@@ -92,9 +93,16 @@ class DataRoot:
         """
         try:
             with os.scandir(self.root) as entries:
-                next(entries, None)
+                is_empty = next(entries, None) is None
+            is_moved = self._device not in (None, os.stat(self.root).st_dev)
         except OSError as error:
             raise BusyError(f"The data root cannot be read: {error.strerror}.", 5) from error
+        if is_empty and is_moved:
+            raise BusyError(
+                "The data root is not mounted: it is empty, and on another file system than when"
+                " the service started. Mount it again.",
+                5,
+            )
 
     def status(self, parts: Parts) -> os.stat_result | None:
         """Stat a file or directory, following links that stay inside the root.

@@ -218,16 +218,15 @@ class Directories:
             parts = tuple(real[len(self._prefix) :].split("/"))
         if not self.follow_symlinks:
             if parts is None:
-                raise _refused(link, f"out of the data root {self.root}")
+                raise _refused(link, real, f"out of the data root {self.root}")
             if is_hidden(parts):
-                raise _refused(link, "to a hidden file")
+                raise _refused(link, real, "to a hidden file")
         return real, parts
 
 
-def _refused(link: str, where: str) -> OSError:
-    log.warning(
-        "refused %s: a symbolic link leads %s (allow that with --follow-symlinks)", link, where
-    )
+def _refused(link: str, real: str, where: str) -> OSError:
+    advice = "answered with 404, allow that with --follow-symlinks"
+    log.warning("refused %s: a symbolic link leads %s, to %s (%s)", link, where, real, advice)
     return OSError(errno.ELOOP, f"a symbolic link leads {where}", link)
 
 

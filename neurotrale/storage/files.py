@@ -261,23 +261,29 @@ class Files:
             return {}
         return opened.notes if quiet else {}
 
-    def decompress(self, stored: StoredFile) -> bytes:
+    def decompress(self, stored: StoredFile, enough: int | None = None) -> bytes:
         """Return the decompressed content of a twin.
+
+        Args:
+            stored: The twin.
+            enough: Return only a little more than so many bytes; None returns all.
 
         Raises:
             NotAcceptableError: It is too large for that; the client must accept the coding.
             DamagedError: It is not valid in its coding.
         """
         with reading(stored.name), self.open(stored) as file:
-            compressed = file.read()
+            compressed = file.read(DECOMPRESS_LIMIT_BYTES + 1)
+        is_too_large = len(compressed) > DECOMPRESS_LIMIT_BYTES
+        most_bytes = DECOMPRESS_LIMIT_BYTES if enough is None else enough
         try:
-            content = decompress(compressed, stored.coding, DECOMPRESS_LIMIT_BYTES)
+            content = b"" if is_too_large else decompress(compressed, stored.coding, most_bytes)
         except ValueError as error:
             raise DamagedError(
                 os.path.basename(stored.path),
                 f"expected {stored.coding} data, found something else ({error})",
             ) from error
-        if len(content) > DECOMPRESS_LIMIT_BYTES:
+        if is_too_large or len(content) > DECOMPRESS_LIMIT_BYTES:
             raise NotAcceptableError(
                 f"{stored.name} is stored with the coding {stored.coding} and too large to"
                 f" decompress here: ask for it with 'Accept-Encoding: {stored.coding}'."

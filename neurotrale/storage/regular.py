@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from neurotrale.storage.directories import directory_at, directory_of, status_of
 _CREATE_FLAGS = os.O_CREAT | os.O_EXCL
 
 BLOCK_BYTES = 2**16
+END_BYTES = 256  # of a line of which not all is read
 
 _TYPE_NAMES = {
     stat.S_IFREG: "a regular file",
@@ -81,14 +83,17 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(open_regular_fd(path), "rb")
 
 
-def lines_backwards(file: BinaryIO) -> Iterator[bytes]:
+def lines_backwards(file: BinaryIO, most_bytes: int = sys.maxsize) -> Iterator[bytes]:
     """Iterate over the lines of a file from its end, reading no more of it than necessary.
 
-    Empty lines are left out.
+    Empty lines are left out. Of a line of more than `most_bytes`, at least so many from its
+    beginning are there, and a few from its end, but perhaps not all in between.
     """
     at = file.seek(0, os.SEEK_END)
     parts: list[bytes] = []  # of a line whose start is not yet found, last part first
     while at > 0:
+        while sum(map(len, parts[2:])) > most_bytes:
+            parts[:2] = [(parts[1][-END_BYTES:] + parts[0])[-END_BYTES:]]
         size = min(max(BLOCK_BYTES, sum(map(len, parts))), at)
         at -= size
         file.seek(at)

@@ -11,7 +11,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from neurotrale.annotations.document import Document, NotAnArrayError
+from neurotrale.annotations.document import Document
+from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.validation import check_each
 from neurotrale.tools.check.findings import CheckCounts
 from neurotrale.tools.check.walk import DirectoryWalker, WalkedEntry

@@ -102,6 +102,8 @@ class ChunkResource(_SenderResource):
         """
         found = self.chunks.find(chunk)
         if isinstance(found, StoredFile):
+            if found.coding:
+                self.chunks.check_twin(chunk, found)
             send_stored_file(req, resp, self.chunks.files, found)
         elif isinstance(found, StoredDirectory):
             redirect_to_directory(req, resp)
