@@ -19,7 +19,7 @@ import pytest
 from falcon.testing import create_environ
 
 from neurotrale.annotations.handover import PARKING, Parking, RemoteWriter
-from neurotrale.server.sockets import INLINE_BYTES, receive, send, socket_pair
+from neurotrale.server.messages import INLINE_BYTES, receive, send, socket_pair
 from neurotrale.server.threads import FileQueues, Job
 from neurotrale.server.writer import Writer, WriterLink
 from neurotrale.web.app import AppSettings, create_app

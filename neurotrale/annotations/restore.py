@@ -289,9 +289,7 @@ def _before_last_change(before: Before, journal: Journal, id_: str) -> bytes | N
     for record in _applied_records(before, journal):
         if id_ in record.removed or id_ in record.changed:
             changes = changes_in(record.bytes_hunks())
-            if id_ in changes.removed:
-                return changes.removed[id_]
-            return changes.changed[id_][0]
+            return changes.removed.get(id_) or changes.changed[id_][0]
     return None
 
 

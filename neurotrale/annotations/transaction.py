@@ -13,12 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from neurotrale.annotations.batch import Batch, PlannedChange, record_of
-from neurotrale.annotations.changes import (
-    AppliedChange,
-    Change,
-    JournalTail,
-    format_time,
-)
+from neurotrale.annotations.changes import AppliedChange, Change, JournalTail, format_time
 from neurotrale.annotations.contents import Content, Contents
 from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import Index

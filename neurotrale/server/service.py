@@ -21,8 +21,9 @@ from neurotrale.annotations.handover import RemoteWriter, WriteJobs, address_of
 from neurotrale.errors import StartError
 from neurotrale.late import load_all
 from neurotrale.locking.writers import remove_claims
+from neurotrale.server.messages import socket_pair
 from neurotrale.server.proxies import Application, TrustedProxies
-from neurotrale.server.sockets import names_of, open_socket, socket_pair, unix_socket, url_of
+from neurotrale.server.sockets import names_of, open_socket, unix_socket, url_of
 from neurotrale.server.supervisor import SIGNALS, Supervisor
 from neurotrale.server.threads import FileQueues, signals_blocked
 from neurotrale.server.uploads import Uploads
@@ -279,9 +280,7 @@ def _report_ready(
 
 
 def _check_ready_file(path: Path | None) -> None:
-    if path is None:
-        return
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+    if path is not None and not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise StartError(
             f"The ready file {path} cannot be written: {path.parent} is not a directory that this"
             " user can write to. Choose another path with --ready-file."

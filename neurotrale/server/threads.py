@@ -21,7 +21,7 @@ from functools import partial
 from threading import Condition, Thread, get_ident
 from typing import Protocol
 
-from neurotrale.server.sockets import Piece
+from neurotrale.server.messages import Piece
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from itertools import count
 from struct import Struct
 from threading import Lock, Thread
 
-from neurotrale.server.sockets import Outgoing, Piece, receive, send, socket_pair
+from neurotrale.server.messages import Outgoing, Piece, receive, send, socket_pair
 from neurotrale.server.threads import FileQueues, Job
 
 log = logging.getLogger(__name__)
