@@ -34,6 +34,9 @@ PUT_BODY = json.dumps(ANNOTATIONS[1:]).encode()
 PATCH_BODY = json.dumps({**ANNOTATIONS[0], "anntype": "changed"}).encode()
 WRITES = {"PUT": ("", PUT_BODY), "PATCH": (f"?id={ID}", PATCH_BODY), "DELETE": (f"?id={ID}", b"")}
 
+# So that every request gets as far as its path; whose pages may write is tested elsewhere.
+ANY_ORIGIN = ("--cors-origins", "*")
+
 # Path -> size, mode, time of change in ns, inode, content (of a link: its target).
 Snapshot = dict[str, tuple[int, int, int, int, bytes]]
 
@@ -98,7 +101,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Yard:
 
 @pytest.fixture(scope="module")
 def service(yard: Yard, start_service: StartService) -> Service:
-    return start_service(yard.root)
+    return start_service(yard.root, *ANY_ORIGIN)
 
 
 @pytest.fixture
@@ -404,7 +407,7 @@ def test_attack_is_refused(service: Service, following: Service, links: str, met
 
 @pytest.fixture(scope="module")
 def following(yard: Yard, start_service: StartService) -> Service:
-    return start_service(yard.root, "--follow-symlinks")
+    return start_service(yard.root, *ANY_ORIGIN, "--follow-symlinks")
 
 
 def test_service_came_through_it_all(service: Service, yard: Yard) -> None:
@@ -488,7 +491,7 @@ def linked_yard(tmp_path_factory: pytest.TempPathFactory) -> Yard:
 
 @pytest.fixture(scope="module")
 def walled(linked_yard: Yard, start_service: StartService) -> Service:
-    return start_service(linked_yard.root)
+    return start_service(linked_yard.root, *ANY_ORIGIN)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -601,7 +604,7 @@ def test_links_to_hidden_names_are_404_and_the_log_names_them(
     for hidden in (brain / ".tokens", brain / ".store" / "object", block / ".fibers.json.journal"):
         hidden.write_text(json.dumps([{**ANNOTATIONS[0], "anntype": SECRET}]))
     (brain / "store").symlink_to(".store")
-    service = start_service(yard.root)
+    service = start_service(yard.root, *ANY_ORIGIN)
     for name, target in LINKS_TO_HIDDEN.items():
         (block / f"{name}.json").symlink_to(target.format(root=yard.root))
         (block / f"{name}.txt").symlink_to(target.format(root=yard.root))
@@ -633,7 +636,7 @@ def test_links_are_followed_on_request(tmp_path: Path, start_service: StartServi
     (yard.root / "dataset").symlink_to("../data-of-others")
     block = yard.root / "brain" / "annotations" / "x0y0z0"
     (block / "linked.json").symlink_to("../../../../canary.json")
-    service = start_service(yard.root, "--follow-symlinks")
+    service = start_service(yard.root, *ANY_ORIGIN, "--follow-symlinks")
     assert SECRET in ask(service, "/dataset/info").body.decode()
     assert SECRET in ask(service, "/brain/annotations/x0y0z0/linked.json").body.decode()
     assert ask(service, f"/dataset/1_1_1/{CHUNK}").body == SECRET.encode()
@@ -684,7 +687,7 @@ def special(
             descriptor = os.open(path.parent, os.O_PATH)  # for names longer than sockets take
             sockets[-1].bind(f"/proc/self/fd/{descriptor}/{path.name}")
             os.close(descriptor)
-    service = start_service(root, "--follow-symlinks")
+    service = start_service(root, *ANY_ORIGIN, "--follow-symlinks")
     yield service
     service.stop()
     for listening in sockets:

@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.errors import DamagedError
 from neurotrale.late import load_all
 from neurotrale.locking.locks import Locks
@@ -329,7 +330,7 @@ def test_companion_of_a_stranger_is_an_error_that_names_it_and_its_owner(
     assert file.read_bytes() == array(A)
     if name == "journal":
         with pytest.raises(DamagedError, match=f"uid {EVE}"):
-            list(stores(root).past.changes(stores(root).place, None))  # type: ignore[arg-type]
+            list(stores(root).past.changes(stores(root).place, ChangeFilter()))
 
 
 @pytest.mark.parametrize(

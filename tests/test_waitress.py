@@ -227,6 +227,7 @@ PROMISES = (
 OF_OURS = {
     "is_idle", "is_stalled", "write_whole", "write_stream", "_send_stream", "_end_stream",
     "_send_buffer", "_queue", "_wake", "_break_off", "_parser", "_half_close", "refusal",
+    "_buffer",
 }  # fmt: skip
 
 

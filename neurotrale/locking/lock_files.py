@@ -108,8 +108,8 @@ def _publish_sentinel(place: Directory, name: str, mode: int) -> None:
 
 @cache
 def _sentinel() -> bytes:
-    """Return what filelock writes at the path of a strict lock."""
-    with TemporaryDirectory() as scratch:
+    """Return what filelock writes at the path of a strict lock, from trying it in memory."""
+    with TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as scratch:
         path = Path(scratch, "lock")
         # It is there even if such a lock cannot be taken in that directory.
         with suppress(filelock.Timeout), filelock.StrictSoftFileLock(path).acquire(timeout=0):
