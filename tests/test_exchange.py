@@ -78,10 +78,11 @@ def write_brain(brain: Path, text: str) -> None:
     level = {"key": "1_1_1", "size": [8] * 3, "chunk_sizes": [[8] * 3], "resolution": [1] * 3}
     info = {"data_type": "uint8", "num_channels": 1, "scales": [{**level, "encoding": "raw"}]}
     (brain / "info").write_text(json.dumps({**info, "type": text}))
+    chunk = text.encode().ljust(8 * 8 * 8)
     for scale in ("1_1_1", "2_2_2"):
         (brain / scale).mkdir()
-        (brain / scale / CHUNK).write_text(text)
-        (brain / scale / f"{CHUNK}.gz").write_bytes(gzip.compress(text.encode()))
+        (brain / scale / CHUNK).write_bytes(chunk)
+        (brain / scale / f"{CHUNK}.gz").write_bytes(gzip.compress(chunk))
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,9 @@ class DataRoot:
         self.root = Path(os.path.realpath(root))
         self.follow_symlinks = follow_symlinks
         self.directories = directories_below(str(self.root), follow_symlinks=follow_symlinks)
-        self._device = self.root.stat().st_dev if self.root.exists() else None
+        self._device: int | None = None
+        with suppress(OSError):  # `check` says what is wrong
+            self._device = os.stat(self.root).st_dev
 
     def check(self) -> None:
         """Check at start-up that the root can be served; otherwise every request would fail.
