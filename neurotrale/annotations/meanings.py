@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import xxhash
+
 from neurotrale.annotations.chains import Chain
 from neurotrale.annotations.fields import common_base
 from neurotrale.annotations.merge import Edit, Seen, edit_between
-from neurotrale.annotations.spelling import is_edited
+from neurotrale.annotations.spelling import Parsed, is_edited
 from neurotrale.annotations.views import (
     Facts,
     Guess,
@@ -177,16 +179,37 @@ def _differing(kinds: Sequence[Sequence[str]], agreed: Sequence[str]) -> tuple[s
 
 
 def _common_base(steps: Sequence[SaveStep], body: Seen, ids: Iterable[str]) -> Seen:
-    """Return what the client had seen; where that is not clear, what leaves the least changed."""
+    """Return what the client had seen; where that is not clear, what leaves the least changed.
+
+    Only one of the contents is in memory at a time, and of the others what is not alike.
+    """
     base = steps[0].base
-    if all(step.base.texts == base.texts for step in steps):
+    if all(step.base is base for step in steps):
         return base
-    blended = {}
-    for id_ in ids:
-        seen = [(step.base[id_], step.is_own) for step in steps if id_ in step.base.texts]
-        if len({one.text for one, _ in seen}) > 1 or (seen and id_ not in base.texts):
-            blended[id_] = common_base(seen, body[id_])
-    return base.blended(blended)
+    ids = tuple(dict.fromkeys(ids))
+    first: dict[str, bytes] = {}
+    unlike: dict[str, None] = {}
+    for step in steps:
+        for id_ in ids:
+            if id_ in step.base.texts:
+                digest = xxhash.xxh3_128_digest(step.base.texts[id_])
+                if id_ not in base.texts or first.setdefault(id_, digest) != digest:
+                    unlike[id_] = None
+        step.base.release()
+    seen: dict[str, list[tuple[bytes, bool]]] = {id_: [] for id_ in unlike}
+    for step in steps:
+        for id_, known in seen.items():
+            if id_ in step.base.texts:
+                text = step.base.texts[id_]
+                alike = (one for one, _ in known if one == text)
+                known.append((next(alike, text), step.is_own))
+        step.base.release()
+    return base.blended(
+        {
+            id_: common_base([(Parsed.of(text), own) for text, own in known], body[id_]).text
+            for id_, known in seen.items()
+        }
+    )
 
 
 def _has_shown(tip: Tip, body: Seen, facts: Facts, before: Callable[[Chain], Seen | None]) -> bool:

@@ -70,10 +70,11 @@ class Texts(Mapping[str, bytes]):
         copy._others = {**self._others, **others}
         return copy
 
-    def release(self) -> None:
-        """Free the content until it is needed again."""
+    def release(self) -> bool:
+        """Free the content until it is needed again; return whether it can be loaded again."""
         if self._load is not None:
             self._content = None
+        return self._load is not None
 
 
 class Seen(dict[str, Parsed]):
@@ -102,13 +103,17 @@ class Seen(dict[str, Parsed]):
         """The ids, in the order of the file."""
         return self.texts.keys()
 
-    def blended(self, others: Mapping[str, Parsed]) -> Seen:
+    def blended(self, others: Mapping[str, bytes]) -> Seen:
         """Return a copy with other annotations under some ids."""
         copy = Seen(None)
-        copy.texts = self.texts.blended({id_: other.text for id_, other in others.items()})
-        copy.update(self)
-        copy.update(others)
+        copy.texts = self.texts.blended(others)
         return copy
+
+    def release(self) -> None:
+        """Free what can be loaded again, until it is needed again."""
+        if self.texts.release():
+            self.clear()
+            self._kept_bytes = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +134,11 @@ def edit_between(base: Seen, body: Seen, *, own: bool) -> Edit:
     """Return what a client changed.
 
     Args:
-        base: What it last saw.
+        base: What it last saw; it is in memory only meanwhile.
         body: What it saves.
         own: Whether the base is what the client itself saved; only then is a missing key a change.
     """
-    return Edit(
+    edit = Edit(
         tuple(id_ for id_ in body.ids if id_ not in base.texts),
         tuple(
             id_
@@ -142,6 +147,8 @@ def edit_between(base: Seen, body: Seen, *, own: bool) -> Edit:
         ),
         tuple(id_ for id_ in base.ids if id_ not in body.texts),
     )
+    base.release()
+    return edit
 
 
 _edited: LRUCache[tuple[int, int, bool], bool] = LRUCache(COMPARISONS)
@@ -228,7 +235,7 @@ def merge_edit(
         untouched = id_ in base.texts and not is_touched(base[id_], present[id_], own=own)
         is_single = id_ not in file.index.repeated
         (removed if untouched and is_single else held).append(id_)
-    base.texts.release()
+    base.release()
     content = rewritten(file, new, set(removed), appended)
     return MergedFile(content, tuple(removed), tuple(held), conflicts, tuple(replaced))
 

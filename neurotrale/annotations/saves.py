@@ -219,7 +219,7 @@ class Saves:
             seen = Seen(Document.parse(load()), load)
         except ValueError:  # not an array, or damaged on disk
             return None
-        seen.texts.release()
+        seen.release()
         return seen
 
     def _revisions(self, content: Content) -> Iterator[Seen]:

@@ -30,9 +30,7 @@ class Tip:
 
     def edit(self, body: Seen) -> Edit:
         """Return what a save changes in it; the tip is in memory only meanwhile."""
-        edit = edit_between(self.seen, body, own=self.chain.is_own)
-        self.seen.texts.release()
-        return edit
+        return edit_between(self.seen, body, own=self.chain.is_own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +166,9 @@ def _is_navigation(base: Seen, edit: Edit) -> bool:
         return False
     removed = set(edit.removed)
     types = {_type_of(base, id_) for id_ in removed}
-    return all(id_ in removed for id_ in base.ids if _type_of(base, id_) in types)
+    drops_all = all(id_ in removed for id_ in base.ids if _type_of(base, id_) in types)
+    base.release()
+    return drops_all
 
 
 def _type_of(seen: Seen, id_: str) -> str:
