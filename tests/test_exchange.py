@@ -345,6 +345,10 @@ def test_service_that_is_idle_holds_nothing_open_that_would_keep_a_disk_mounted(
     body = annotation("a", anntype="inside", description="new")
     assert requests.patch(f"{url}/fibers.json?id=a", body, timeout=TIMEOUT_S).status_code == 200
     assert requests.put(f"{url}/new.json", array(body), timeout=TIMEOUT_S).status_code == 201
+    # What ends with an error holds nothing longer than the others.
+    for path in (f"{url}/none.json", f"{service.url}/brain/1_1_1/9-10_9-10_9-10"):
+        assert requests.get(path, timeout=TIMEOUT_S).status_code == 404
+    assert requests.put(f"{url}/new.json", b"[", timeout=TIMEOUT_S).status_code == 400
     supervisor = service.process.pid
     pids = [supervisor, *children(supervisor), writer_of(supervisor)]
     assert len(set(pids)) == 4

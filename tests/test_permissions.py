@@ -386,7 +386,7 @@ def test_two_users_of_a_lab_save_at_the_same_time_from_user_namespaces(
     def patching_often(user: int) -> Callable[[], str]:
         def patch() -> str:
             for number in range(20):
-                open_stores(root, kind, 30.0, make=False).patch(f"{user}-{number}")  # type: ignore[arg-type]
+                open_stores(root, kind, 120.0, make=False).patch(f"{user}-{number}")  # type: ignore[arg-type]
             return "saved"
 
         return patch

@@ -409,9 +409,9 @@ def test_service_after_two_thousand_mixed_requests_holds_nothing_more_open(
                 assert session.request(method, url, **options).status_code == status, url
 
     ask(100)
-    before = eventually(lambda: _without_connections(worker, own), "all connections are closed")
+    before = eventually(lambda: _when_idle(worker, own, root), "all connections are closed")
     ask(2000)
-    eventually(lambda: _without_connections(worker, own) == before, "nothing more is open")
+    eventually(lambda: _when_idle(worker, own, root) == before, "nothing more is open")
     assert children(service.process.pid) == [worker]
     assert state(worker) != "Z"
     assert children(worker) == []
@@ -423,11 +423,13 @@ def _sockets(worker: int) -> int:
     return sum(name.startswith("socket:") for name in descriptors(worker))
 
 
-def _without_connections(worker: int, own: int) -> list[str] | None:
-    """The open files of a worker; None as long as clients are connected, beside its own sockets."""
+def _when_idle(worker: int, own: int, root: Path) -> list[str] | None:
+    """The open files of a worker; None as long as clients are connected, or data is open."""
     found = descriptors(worker)
     sockets = [name for name in found if name.startswith("socket:")]
-    return [name for name in found if name not in sockets] if len(sockets) == own else None
+    if len(sockets) != own or any(name.startswith(str(root)) for name in found):
+        return None
+    return [name for name in found if name not in sockets]
 
 
 # --- where it listens, and how that is told ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 
 import falcon
@@ -54,12 +55,30 @@ _WRITABLE_URLS = (
 def add_error_handlers(app: App) -> None:
     """Make an app answer every error, expected or not, in the one JSON shape."""
     app.set_error_serializer(_serialize)
-    app.add_error_handler(Exception, _unexpected)
-    app.add_error_handler(falcon.HTTPError, _reraise)
+    app.add_error_handler(Exception, _releasing(_unexpected))
+    app.add_error_handler(falcon.HTTPError, _releasing(_reraise))
     app.add_error_handler(ParkedError, _parked)
-    app.add_error_handler(MemoryError, _out_of_memory)
+    app.add_error_handler(MemoryError, _releasing(_out_of_memory))
     for error_class, (status, title) in TABLE.items():
-        app.add_error_handler(error_class, _handler(status, title))
+        app.add_error_handler(error_class, _releasing(_handler(status, title)))
+
+
+def _releasing(handler: Callable[..., None]) -> Callable[..., None]:
+    """Let go of what the functions that an error ended have had: open directories, bodies.
+
+    Falcon keeps the error in a circle of references, which Python finds sooner or later only.
+    """
+
+    def handle(req: Request, resp: Response, error: BaseException, params: object) -> None:
+        try:
+            handler(req, resp, error, params)
+        finally:
+            above: BaseException | None = error
+            while above is not None:
+                traceback.clear_frames(above.__traceback__)
+                above = above.__context__
+
+    return handle
 
 
 def _handler(status: str, title: str) -> Callable[..., None]:
