@@ -8,6 +8,7 @@ import random
 import re
 import struct
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +26,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurotrale.annotations import pieces
+from neurotrale.annotations.chains import Chain
 from neurotrale.annotations.changes import apply_in_pieces
-from neurotrale.annotations.document import Hunk
+from neurotrale.annotations.document import Document, Hunk
 from neurotrale.annotations.journal import HEAD_BYTES, Journal
 from neurotrale.annotations.journal_records import JournalEntry, JournalRecord
+from neurotrale.annotations.meanings import meaning_of
+from neurotrale.annotations.merge import Seen
 from neurotrale.annotations.records import NewRecord, parse_record
+from neurotrale.annotations.views import Facts, Tip
 from neurotrale.chunks.decode import Expected, decode_chunk
 from neurotrale.chunks.image_headers import stated_voxels
 from neurotrale.errors import DamagedError
@@ -145,6 +150,28 @@ def test_save_of_a_viewer_takes_at_most_four_times_its_body(
     assert [one.get("reviewed") for one in saved[:4]] == [True, True, True, None]
     assert saved[5]["length"] == 9.5
     service.stop()
+
+
+def test_save_that_any_of_many_views_explains_takes_one_view_at_a_time() -> None:
+    annotations = contours(1)
+    tips = []
+    for number in range(12):
+        annotations[5]["length"] = number
+        view = compact(annotations)
+        seen = Seen(Document.parse(view), partial(unpack, pack(view)))
+        seen.release()
+        tips.append(Tip(Chain(number + 1, str(number), number + 1, is_own=True), seen))
+    annotations[5]["length"] = 99
+    body = compact(annotations)
+    new = Seen(Document.parse(body))
+    tracemalloc.start()
+    try:
+        meaning = meaning_of(new, tips, Facts(arrived_ns=100), lambda _: None)
+        (changed,) = meaning.edit.changed
+        assert json.loads(meaning.base.texts[changed])["length"] == 11  # as in the nearest view
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+    finally:
+        tracemalloc.stop()
 
 
 # --- what chunks take ---
