@@ -4,7 +4,7 @@ PYTHON   ?= python3
 DEMO_DIR ?= demo-data
 PORT     ?=
 ARGS     ?=
-JOBS     ?= $(shell expr $$(nproc) + 2)
+JOBS     ?= $(shell expr $$(nproc) + 1)
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -25,7 +25,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer) that a new .venv is made with.'
-	@echo 'JOBS=4 tests in so many processes (two more than processors, as tests also wait); JOBS=0 in one'
+	@echo 'JOBS=4 tests in so many processes (one more than processors, as tests also wait); JOBS=0 in one'
 	@echo 'that takes --pdb.'
 	@echo 'What tests draw at random, and how much of it, are options, given with ARGS and told when'
 	@echo 'one fails: --seed, --crash-every, --histories, --stress-seconds, --hypothesis-profile.'

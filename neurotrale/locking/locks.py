@@ -218,9 +218,11 @@ class Locks:
         while True:
             try:
                 return self._acquired(file, place, display_path, until)
-            except FileNotFoundError:  # a clean-up job has removed the lock meanwhile
-                if not file.parent.is_dir() or time.monotonic() > until:
+            except FileNotFoundError as error:  # a clean-up job has removed the lock meanwhile
+                if not file.parent.is_dir():
                     raise
+                if time.monotonic() > until:
+                    raise _busy(display_path) from error
             except DamagedError:
                 if not is_shared_with_unnamed_user(lock_path(file)) or time.monotonic() > until:
                     raise
