@@ -76,10 +76,8 @@ class PlacedStrictLock(filelock.StrictSoftFileLock):
                 f"{self.place.path}/{name}", error.claim_name, reason
             ) from error
         except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.ENOTDIR):
-                raise
-            with suppress(FileNotFoundError):
-                self.place.status(name)
+            above = os.path.dirname(self.lock_file)
+            if error.errno not in (errno.ELOOP, errno.ENOTDIR) or error.filename != above:
                 raise
             # A clean-up job has removed it meanwhile; filelock calls this again.
 
