@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import permutations
@@ -74,10 +73,6 @@ def unguarded(unguarding: Service) -> Brain:
     return new_brain(unguarding, json.dumps(EVERYTHING, indent=3).encode())
 
 
-# What was loaded is noted once it is sent: nobody edits within this time, but a test might.
-SOON_S = 0.3
-
-
 def at_once(brain: Brain, bodies: Sequence[list[Annotation]]) -> None:
     """Save from as many connections at the same moment."""
     barrier = Barrier(len(bodies))
@@ -101,7 +96,6 @@ def test_leaving_a_slice_loses_nothing_in_whatever_order_the_saves_arrive(
     before = brain.file.read_bytes()
     brain.load()
     brain.load("z-0002.json")
-    time.sleep(SOON_S)
     for name in order:
         brain.save(LEAVING[name])
     assert brain.file.read_bytes() == before
