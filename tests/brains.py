@@ -19,10 +19,10 @@ from tests.processes import environment, neurotrale
 
 Annotation = dict[str, Any]
 
-# As Chromium sends them from a page of the viewer, on another port of the same machine.
 # What was loaded is noted once it is sent: nobody edits within this time, but a test might.
 NOTED_S = 0.1
 
+# As Chromium sends them from a page of the viewer, on another port of the same machine.
 PAGE = {
     "Origin": "http://localhost:8080",
     "Referer": "http://localhost:8080/",
