@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,6 @@ from tests.conftest import Service
 from tests.processes import environment, neurotrale
 
 Annotation = dict[str, Any]
-
-# What was loaded is noted once it is sent: nobody edits within this time, but a test might.
-NOTED_S = 0.1
 
 # As Chromium sends them from a page of the viewer, on another port of the same machine.
 PAGE = {
@@ -74,7 +70,6 @@ class Brain:
         answer = requests.get(url, headers={**PAGE, **headers})
         assert answer.status_code in (200, 404), answer.text
         annotations: list[Annotation] = answer.json() if answer.status_code == 200 else []
-        time.sleep(NOTED_S)
         return annotations
 
     def save(self, annotations: list[Annotation], **headers: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
@@ -20,6 +21,7 @@ import requests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neurotrale.annotations.handover import PARKING
 from neurotrale.server.buffers import Stream
 from tests.conftest import StartService, connect
 from tests.datasets import write_dataset
@@ -149,6 +151,64 @@ def serve() -> Iterator[Callable[[Any], int]]:
             return port
 
         yield start
+
+
+# --- whether an answer has arrived ---
+
+
+def asked_of(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
+    connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    return connection
+
+
+@pytest.mark.parametrize("size", [10, 200_000])
+def test_answer_that_a_client_has_taken_is_not_broken_if_it_leaves_at_once(
+    serve: Callable[[Any], int], size: int
+) -> None:
+    broken = []
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ[PARKING].on_broken = lambda: broken.append(size)
+        time.sleep(0.02)  # meanwhile another thread begins to watch the connection
+        start_response("200 OK", [("Content-Length", str(size))])
+        return [bytes(size)]
+
+    port = serve(app)
+    for _ in range(100):
+        with asked_of(port) as connection:
+            taken = b""
+            while len(taken.partition(b"\r\n\r\n")[2]) < size:
+                taken += connection.recv(2**16)
+    assert broken == []
+
+
+@pytest.mark.parametrize("size", [10, 200_000, 20_000_000])
+def test_answer_to_a_client_that_has_gone_is_broken_once(
+    serve: Callable[[Any], int], size: int
+) -> None:
+    broken, asked, gone = [], Event(), Event()
+
+    def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        environ[PARKING].on_broken = lambda: broken.append(size)
+        asked.set()
+        assert gone.wait(PATIENCE_S)
+        start_response("200 OK", [("Content-Length", str(size))])
+        return [bytes(size)]
+
+    def other(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Length", "0")])
+        return [b""]
+
+    port = serve(lambda *args: (other if asked.is_set() else app)(*args))
+    with asked_of(port) as connection:
+        assert asked.wait(PATIENCE_S)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    gone.set()
+    eventually(lambda: broken, "that the answer is broken")
+    with asked_of(port) as connection:
+        assert connection.recv(100)
+    assert broken == [size]
 
 
 class Body:

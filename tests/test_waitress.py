@@ -226,7 +226,7 @@ PROMISES = (
 # Methods that our classes add to those of waitress.
 OF_OURS = {
     "is_idle", "is_stalled", "write_whole", "write_stream", "_send_stream", "_end_stream",
-    "_send_buffer", "_queue", "_wake", "_break_off", "_parser", "_half_close", "refusal",
+    "_send_buffer", "_queue", "_wake", "break_off", "_parser", "_half_close", "refusal",
     "_buffer",
 }  # fmt: skip
 

@@ -301,6 +301,7 @@ class _AppTask(WSGITask):  # type: ignore[misc]
             raise
         except BaseException:  # waitress logs the error with this path
             self.request.path = hide_tokens(self.request.path)
+            self.channel.break_off()
             raise
         finally:
             is_answered = self.channel.connected and not is_parked and not self.is_streaming
@@ -427,14 +428,15 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         """Close the connection; an answer that is not sent yet never arrives."""
         if self.lingers and not self.total_outbufs_len and self._half_close():
             return
-        is_broken = self.total_outbufs_len > 0
-        super().handle_close()
-        with self.outbuf_lock:  # they lead back here, and to the files that they send
+        with self.outbuf_lock:
+            is_broken = self.total_outbufs_len > 0
+            super().handle_close()
+            # The buffers lead back here, and to the files that they send.
             self.outbufs = [OverflowableBuffer(self.adj.outbuf_overflow)]
         if self.request is not None:  # its body takes memory, or room on a disk
             self.request.close()
         if is_broken:
-            self._break_off()
+            self.break_off()
 
     def _half_close(self) -> bool:
         """Say that nothing more will be sent; return whether the client is still there."""
@@ -454,9 +456,11 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             self.handle_close()
         return False
 
-    def _break_off(self) -> None:
-        if self.answered is not None and self.answered.on_broken is not None:
-            self.answered.on_broken()
+    def break_off(self) -> None:
+        """Tell once that the answer that is sent does not arrive."""
+        answered, self.answered = self.answered, None
+        if answered is not None and answered.on_broken is not None:
+            answered.on_broken()
 
     def service(self) -> None:
         """Answer the first request of the connection; a parked one is answered again later."""
@@ -472,8 +476,6 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         self.answered = parking
         try:
             super().service()
-            if not self.connected:
-                self._break_off()
         except _Parked:
             assert parking.result is not None
             parking.result.add_done_callback(lambda _: self.http.resume(self))
@@ -556,7 +558,6 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
                 except OSError:  # the client has disconnected; the leader closes the connection
                     self.will_close = True
                     self.server.pull_trigger()
-                    self._break_off()
                     raise ClientDisconnected from None
                 self.last_activity = time.time()
             for piece, count in buffers.unsent(pieces, sent):
@@ -571,7 +572,6 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             log.error("no room for a body that a client does not take: %s", error)
             self.will_close = True  # the leader closes it
             self.server.pull_trigger()
-            self._break_off()
             raise ClientDisconnected from None
 
     def _queue(self, buffer: _Buffer) -> None:
