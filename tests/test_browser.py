@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,8 +15,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
+from tests.chromium import running_chromium
 from tests.conftest import CopyDemo, Service, StartService
 from tests.datasets import Voxels, boxes
 from tests.pictures import screenshot
@@ -30,9 +29,7 @@ with warnings.catch_warnings():
 
 pytestmark = pytest.mark.browser
 
-REQUIRED = "NEUROTRALE_REQUIRE_BROWSER"
 CHROMIUM_OPTIONS = (
-    "--no-sandbox",
     "--use-gl=angle",
     "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
@@ -53,17 +50,8 @@ ACCESS = re.compile(r"neurotrale\.access: \S+ (?P<method>\S+) (?P<path>\S+) (?P<
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    if program is None:
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"there is no 'chromium', and {REQUIRED} is set")
-        pytest.skip("there is no 'chromium' (on Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=program, headless=True, args=list(CHROMIUM_OPTIONS)
-        )
+    with running_chromium(*CHROMIUM_OPTIONS) as running:
         yield running
-        running.close()
 
 
 @dataclass

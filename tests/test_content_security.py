@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,14 +15,14 @@ from urllib.parse import unquote
 import pytest
 import requests
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Page, Route
 from playwright.sync_api import Error as BrowserError
 
+from tests.chromium import running_chromium
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset
 from tests.pictures import screenshot
 
-REQUIRED = "NEUROTRALE_REQUIRE_BROWSER"
 POLICY = "sandbox; default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'"
 TOKEN = "tok-" + "0123456789abcdef" * 2
 
@@ -211,17 +209,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, start_service: StartServic
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = shutil.which("chromium")
-    if program is None:
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"there is no 'chromium', and {REQUIRED} is set")
-        pytest.skip("there is no 'chromium' (on Debian: apt-get install chromium)")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=program, headless=True, args=["--no-sandbox"]
-        )
+    with running_chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture

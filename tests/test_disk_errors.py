@@ -18,7 +18,8 @@ import requests
 
 from neurotrale.annotations.revisions import ChangeFilter, content_at
 from neurotrale.errors import DiskFullError
-from tests.processes import names_in, unmount
+from tests.disks import disk_of, fill
+from tests.processes import names_in
 from tests.stores import ORDINARY, annotation, array, open_stores
 
 A, B, C = (annotation(id_) for id_ in "abc")
@@ -125,29 +126,8 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 256 KiB."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(disk)]
-    mounted = subprocess.run(mount, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield disk
-    unmount(disk)
-
-
-def fill(disk: Path, leave: int = 0) -> Path:
-    """Fill a disk up, but for some bytes."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"\0" * 4096)
-        except OSError:
-            pass
-        file.truncate(max(0, file.tell() - leave))
-    return filler
+    with disk_of(tmp_path / "disk", "256k") as disk:
+        yield disk
 
 
 def check_refused(answer: requests.Response, status: int, *words: str) -> None:

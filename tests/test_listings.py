@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import tracemalloc
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -106,6 +106,51 @@ class Links(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self._inside:
             self.texts[-1] += data
+
+
+class Targets(HTMLParser):
+    """What a page leads to and loads.
+
+    Attributes:
+        found: The targets, as they are written.
+    """
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found += [v or "" for name, v in attrs if name in ("href", "src") and v != "data:,"]
+
+
+def all_below(
+    start: str, headers: dict[str, str], *more: str, but: Callable[[str], bool] = lambda url: False
+) -> set[str]:
+    """Open all that pages lead to and load, which must be below the first one.
+
+    Args:
+        start: The URL of the first page.
+        headers: The headers of all requests.
+        more: The URLs of other pages to begin with.
+        but: Returns whether a URL is left out.
+
+    Returns:
+        The URLs.
+    """
+    queue, seen = [start, *more], set[str]()
+    while queue:
+        url = queue.pop()
+        seen.add(url)
+        with requests.get(url, headers=headers, stream=True) as answer:
+            assert answer.status_code == 200, url
+            if answer.headers["Content-Type"].startswith("text/html"):
+                for href in Targets(answer.text).found:
+                    target = urljoin(answer.url, href)
+                    if target not in seen and not but(target):
+                        assert target.startswith(start)
+                        queue.append(target)
+    return seen
 
 
 def links_of(page: str) -> Links:

@@ -13,15 +13,14 @@ from typing import Any
 
 import pytest
 import requests
-from playwright.sync_api import sync_playwright
 
 from neurotrale.web.origins import host_of
 from neurotrale.web.pages import index_page
+from tests.chromium import running_chromium
 from tests.conftest import Service, StartService
 from tests.datasets import ANNOTATIONS, write_dataset
 from tests.processes import eventually, neurotrale, running
 from tests.test_http import Answer, ask, assert_problem, compose, exchange, read_answer
-from tests.test_proxied_viewer import program
 
 FIBERS = "/brain/annotations/x0y0z0/fibers.json"
 ELSEWHERE = "https://viewer.example"
@@ -498,12 +497,7 @@ def test_browser_lets_pages_of_this_host_save_and_no_others(
 ) -> None:
     url, body = f"http://127.0.0.1:{service.port}{FIBERS}", json.dumps(ANNOTATIONS)
     rules = f"MAP viewer.example 127.0.0.1,MAP {NAME} 127.0.0.1"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=program("chromium"),
-            headless=True,
-            args=["--no-sandbox", f"--host-resolver-rules={rules}"],
-        )
+    with running_chromium(f"--host-resolver-rules={rules}") as browser:
         page = browser.new_page()
 
         page.goto(f"http://127.0.0.1:{other_port}/")
@@ -535,4 +529,3 @@ def test_browser_lets_pages_of_this_host_save_and_no_others(
         page.goto(f"http://127.0.0.1:{service.port}/")
         told = page.get_by_role("alert").filter(has_text=f"viewer.example:{other_port}")
         assert "were refused" in told.inner_text()
-        browser.close()

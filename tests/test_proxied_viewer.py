@@ -6,9 +6,7 @@ Its GETs have no Origin, and as the origin is not a trustworthy one, no Sec-Fetc
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -16,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
+from tests.chromium import program, running_chromium
 from tests.conftest import StartService
 from tests.processes import REPOSITORY
 
 pytestmark = pytest.mark.browser
 
-REQUIRED = "NEUROTRALE_REQUIRE_BROWSER"
 HOST = "neurotrale.test"
 AXONS = [{"id": f"a{n}", "type": "point", "point": [n, 1, 2]} for n in range(49)]
 ELSEWHERE = [{"id": "b", "type": "point", "point": [130, 70, 5]}]
@@ -38,15 +36,6 @@ FETCH = """async ([url, method, body]) => {
         location: location && new URL(location, answer.url).pathname,
     }
 }"""
-
-
-def program(name: str) -> str:
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        if os.environ.get(REQUIRED) == "1":
-            pytest.fail(f"there is no {name!r}, and {REQUIRED} is set")
-        pytest.skip(f"there is no {name!r} (on Debian: apt-get install {name})")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +84,8 @@ def origin(
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    chromium = program("chromium")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(
-            executable_path=chromium,
-            headless=True,
-            args=["--no-sandbox", f"--host-resolver-rules=MAP {HOST} 127.0.0.1"],
-        )
+    with running_chromium(f"--host-resolver-rules=MAP {HOST} 127.0.0.1") as running:
         yield running
-        running.close()
 
 
 @pytest.fixture

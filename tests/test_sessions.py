@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from neurotrale.web.prefixes import ANY_PREFIX, VOXELS, Prefixes
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset
 from tests.processes import ACCESS_LINE, eventually
+from tests.test_listings import all_below
 
 TOKEN = "annas-token-may-write.0123456789"
 READER = "bobs-token-may-look.0123456789_A"
@@ -227,33 +227,11 @@ def test_new_sessions_have_the_one_form_and_differ() -> None:
 # --- what stays behind the prefixes ---
 
 
-class Links(HTMLParser):
-    """What a page leads to and loads."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [v or "" for name, v in attrs if name in ("href", "src") and v != "data:,"]
-
-
 @pytest.mark.parametrize("behind", ["", "/voxels"])
 def test_links_of_every_page_stay_behind_token_and_session(guarded: Service, behind: str) -> None:
     start = f"{guarded.url}/token/{READER}/as/{SESSION_A}{behind}/"
-    queue, seen = [start, f"{start}api/datasets/brain/history"], set[str]()
-    while queue:
-        url = queue.pop()
-        seen.add(url)
-        answer = get(url, headers=NAVIGATION)
-        assert answer.status_code == 200, url
-        if answer.headers["Content-Type"].startswith("text/html"):
-            for href in Links(answer.text).found:
-                target = urljoin(answer.url, href)
-                if target not in seen and not target.endswith("/as/"):
-                    assert target.startswith(start)
-                    queue.append(target)
+    history = f"{start}api/datasets/brain/history"
+    seen = all_below(start, NAVIGATION, history, but=lambda url: url.endswith("/as/"))
     assert f"{start}brain/annotations/x0y0z0/fibers.json/history/" in seen
     assert f"{start}api/pages.css" in seen
 

@@ -11,7 +11,6 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -44,6 +43,7 @@ from tests.datasets import ANNOTATIONS, gradient, write_dataset
 from tests.processes import ACCESS_LINE, environment, eventually, neurotrale, run, running
 from tests.test_clients import CLIENTS, Open, read
 from tests.test_http import Answer, ask, assert_problem, exchange
+from tests.test_listings import Targets, all_below
 
 ANNA = "annas-token-may-write.0123456789"
 BOB = "bobs-token-may-look~0123456789_A"
@@ -286,34 +286,10 @@ def test_pages_of_listed_origins_alone_may_read_that_a_token_is_needed(
     assert listed.headers["Vary"] == other.headers["Vary"] == "Origin"
 
 
-class Links(HTMLParser):
-    """The targets of all links of a page."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value or "" for name, value in attrs if tag == "a" and name == "href"]
-
-
 def test_links_lead_a_person_to_every_page_and_file_behind_the_prefix(service: Service) -> None:
     start = f"{service.url}/token/{BOB}/"
-    queue, seen = [start], set[str]()
-    while queue:
-        url = queue.pop()
-        seen.add(url)
-        answer = requests.get(url, headers={"Accept": NAVIGATION}, stream=True)
-        assert answer.status_code == 200, url
-        if answer.headers["Content-Type"].startswith("text/html"):
-            for href in Links(answer.text).found:
-                target = urljoin(answer.url, href)
-                # ../ of the data root leads out of the prefix; no page has a link to above it.
-                if target not in seen:
-                    assert target.startswith(start)
-                    queue.append(target)
-        answer.close()
+    # ../ of the data root leads out of the prefix; no page has a link to above it.
+    seen = all_below(start, {"Accept": NAVIGATION})
     for path in (INFO, FILE, f"{CHUNK}.tiff", "/api/", "/large.bin"):
         assert f"{start}{path[1:]}" in seen
 
@@ -387,7 +363,7 @@ def test_neuroglancer_finds_every_entry_of_a_listing(
     answer = requests.get(url + query, headers={"Accept": "text/html", "Origin": ORIGIN})
     assert (answer.status_code, answer.url) == (200, url + query)
     assert answer.headers["Content-Type"].startswith("text/html")
-    found = {urljoin(url, href) for href in Links(answer.text).found}
+    found = {urljoin(url, href) for href in Targets(answer.text).found}
     below = sorted(each for each in found if each.startswith(url) and each != url)
     assert [each.removeprefix(url) for each in below] == ["1_1_1/", "annotations/", "info"]
     for each in below:

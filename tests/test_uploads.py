@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -45,7 +45,8 @@ from neurotrale.web.error_handlers import TABLE
 from neurotrale.web.routes import ROUTES
 from tests.conftest import Service, StartService, answer, connect
 from tests.datasets import ANNOTATIONS, write_dataset
-from tests.processes import children, eventually, names_in, neurotrale, run, unmount
+from tests.disks import disk_of, fill
+from tests.processes import children, eventually, names_in, neurotrale, run
 
 NO_WRITER: AnnotationWriter = FileWriter(FileChanges(Locks("none", 0), Contents()))
 """A writer that nobody calls."""
@@ -72,31 +73,6 @@ def head(method: str, target: str, *headers: str) -> bytes:
         "",
     ]
     return "\r\n".join(lines).encode()
-
-
-@contextmanager
-def small_disk(place: Path, size: str) -> Iterator[Path]:
-    """A disk of a size."""
-    if os.geteuid() != 0:
-        pytest.skip("only root can mount a file system")
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(place)]
-    mounted = subprocess.run(mount, capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
-    yield place
-    unmount(place)
-
-
-def fill(disk: Path) -> Path:
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"\0" * 4096)
-        except OSError:
-            pass
-    return filler
 
 
 def free_bytes(disk: Path) -> int:
@@ -447,7 +423,7 @@ def cramped(
     tmp_path_factory: pytest.TempPathFactory, root: Path, start_service: StartService
 ) -> Iterator[Service]:
     """A service whose temporary directory is full."""
-    with small_disk(tmp_path_factory.mktemp("cramped") / "tmp", "64m") as disk:
+    with disk_of(tmp_path_factory.mktemp("cramped") / "tmp", "64m") as disk:
         fill(disk)
         service = start_service(root, env={"TMPDIR": str(disk)})
         yield service
@@ -489,8 +465,8 @@ def test_body_that_has_no_room_anywhere_is_507_with_a_sentence(
     tmp_path: Path, start_service: StartService
 ) -> None:
     with (
-        small_disk(tmp_path / "tmp", "4m") as spool,
-        small_disk(tmp_path / "data", "8m") as data,
+        disk_of(tmp_path / "tmp", "4m") as spool,
+        disk_of(tmp_path / "data", "8m") as data,
     ):
         write_dataset(data / "brain")
         before = (data / FILE[1:]).read_bytes()
@@ -524,7 +500,7 @@ def test_upload_of_a_service_that_is_killed_leaves_nothing(
     write_dataset(tmp_path / "data" / "brain")
     block = (tmp_path / "data" / FILE[1:]).parent
     names = names_in(block)
-    with small_disk(tmp_path / "spool", "64m") as disk:
+    with disk_of(tmp_path / "spool", "64m") as disk:
         free = free_bytes(disk)
         service = start_service(tmp_path / "data", "--spool", str(disk))
         (worker,) = children(service.process.pid)
@@ -541,7 +517,7 @@ def test_upload_whose_client_goes_away_leaves_nothing(
     tmp_path: Path, start_service: StartService
 ) -> None:
     write_dataset(tmp_path / "data" / "brain")
-    with small_disk(tmp_path / "spool", "64m") as disk:
+    with disk_of(tmp_path / "spool", "64m") as disk:
         free = free_bytes(disk)
         service = start_service(tmp_path / "data", "--spool", str(disk))
         with closing(begin_upload(service, FILE, 40 * MIB, 30 * MIB)):
@@ -557,7 +533,7 @@ def test_uploads_without_a_token_fill_no_directory(
     tokens = tmp_path / "tokens"
     tokens.write_text(TOKENS)
     tokens.chmod(0o600)
-    with small_disk(tmp_path / "tmp", "64m") as disk:
+    with disk_of(tmp_path / "tmp", "64m") as disk:
         service = start_service(
             tmp_path / "data", "--token-file", str(tokens), env={"TMPDIR": str(disk)}
         )
@@ -608,7 +584,7 @@ def test_body_moves_on_to_where_there_is_room_with_all_that_it_has(tmp_path: Pat
     data = DataRoot(tmp_path / "data")
     (tmp_path / "data/brain/annotations").mkdir(parents=True)
     content = os.urandom(30 * MIB)
-    with small_disk(tmp_path / "spool", "24m") as disk:
+    with disk_of(tmp_path / "spool", "24m") as disk:
         body = Spool(disk, data).body(0, lambda: ("brain", "annotations", "x0y0z0"))
         for at in range(0, len(content), MIB):
             body.append(content[at : at + MIB])
