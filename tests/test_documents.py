@@ -21,6 +21,7 @@ from neurotrale.annotations.document import Document, Hunk, Index
 from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.errors import BadInputError, ConflictError, RuleBrokenError
 from tests.examples import examples
+from tests.viewers import items_of
 
 
 def with_annotation(document: Document, id_: str, annotation: bytes) -> bytes:
@@ -154,26 +155,10 @@ def files(draw: st.DrawFn, *, min_size: int = 0, foreign: bool = True) -> Plain:
     return Plain(items, draw(dice))
 
 
-def split(content: bytes) -> list[bytes]:
-    """Cut an array into the bytes of its items, by another reader than the one under test."""
-    text, reader = content.decode(), json.JSONDecoder()
-    items: list[bytes] = []
-    assert isinstance(json.loads(text), list)
-    at = text.index("[") + 1
-    while True:
-        while text[at] in " \t\r\n,":
-            at += 1
-        if text[at] == "]":
-            return items
-        _, end = reader.raw_decode(text, at)
-        items.append(text[at:end].encode())
-        at = end
-
-
 @given(files())
 @thorough
 def test_plain_model_reads_what_it_writes(plain: Plain) -> None:
-    assert split(plain.content) == plain.parts
+    assert items_of(plain.content) == plain.parts
 
 
 # --- one change ---
@@ -200,7 +185,7 @@ def test_replacing_an_annotation_leaves_all_else_byte_for_byte(
     new = Speller(throw).annotation(id_)
     content = with_annotation(Document.parse(before), id_, new)
     plain.put(id_, new)
-    assert split(content) == plain.parts
+    assert items_of(content) == plain.parts
     assert with_annotation(Document.parse(content), id_, old) == before
 
 
@@ -212,7 +197,7 @@ def test_adding_an_annotation_puts_it_last_and_leaves_all_others_byte_for_byte(
     new = Speller(throw).annotation("new")
     content = with_annotation(Document.parse(plain.content), "new", new)
     plain.put("new", new)
-    assert split(content) == plain.parts
+    assert items_of(content) == plain.parts
 
 
 @given(st.data(), files(min_size=1))
@@ -223,7 +208,7 @@ def test_removing_an_annotation_leaves_all_others_byte_for_byte(
     id_ = data.draw(st.sampled_from(plain.ids))
     content = without_annotation(Document.parse(plain.content), id_)
     plain.remove(id_)
-    assert split(content) == plain.parts
+    assert items_of(content) == plain.parts
 
 
 # --- many changes, one after the other ---
@@ -248,7 +233,7 @@ def test_file_after_many_changes_holds_what_the_plain_model_holds(
         elif id_ in plain.ids:
             content = without_annotation(document, id_)
             plain.remove(id_)
-        assert split(content) == plain.parts
+        assert items_of(content) == plain.parts
 
 
 @given(files(foreign=False))
@@ -260,7 +245,7 @@ def test_file_emptied_one_by_one_is_an_empty_array_that_can_be_filled_again(plai
     assert json.loads(content) == []
     for id_, item in zip(plain.ids, plain.parts, strict=True):
         content = with_annotation(Document.parse(content), id_, item)
-    assert split(content) == plain.parts
+    assert items_of(content) == plain.parts
 
 
 # --- spellings that once were, or could be, taken for something else ---

@@ -149,15 +149,20 @@ def save_out_of_order(
 
 def pieces_of(content: bytes) -> dict[str, bytes]:
     """Cut a file into its annotations in order, without any of the code under test."""
-    text = content.decode()
-    decoder = json.JSONDecoder()
-    found: dict[str, bytes] = {}
+    return {json.loads(item)["id"]: item for item in items_of(content)}
+
+
+def items_of(content: bytes) -> list[bytes]:
+    """Cut an array into the bytes of its items, by another reader than the one under test."""
+    text, reader = content.decode(), json.JSONDecoder()
+    items: list[bytes] = []
+    assert isinstance(json.loads(text), list)
     at = text.index("[") + 1
     while True:
         while text[at] in " \t\r\n,":
             at += 1
         if text[at] == "]":
-            return found
-        value, stop = decoder.raw_decode(text, at)
-        found[value["id"]] = text[at:stop].encode()
-        at = stop
+            return items
+        _, end = reader.raw_decode(text, at)
+        items.append(text[at:end].encode())
+        at = end
