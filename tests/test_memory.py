@@ -30,10 +30,14 @@ from neurotrale.annotations.chains import Chain
 from neurotrale.annotations.changes import apply_in_pieces
 from neurotrale.annotations.document import Document, Hunk
 from neurotrale.annotations.journal import HEAD_BYTES, Journal
-from neurotrale.annotations.journal_records import JournalEntry, JournalRecord
+from neurotrale.annotations.journal_records import (
+    JournalEntry,
+    JournalRecord,
+    NewRecord,
+    parse_record,
+)
 from neurotrale.annotations.meanings import meaning_of
 from neurotrale.annotations.merge import Seen
-from neurotrale.annotations.records import NewRecord, parse_record
 from neurotrale.annotations.views import Facts, Tip
 from neurotrale.chunks.decode import Expected, decode_chunk
 from neurotrale.chunks.image_headers import stated_voxels

@@ -12,9 +12,8 @@ import requests
 
 from neurotrale.annotations.activity import ActivityLog
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalEntry
+from neurotrale.annotations.journal_records import JournalEntry, NewRecord
 from neurotrale.annotations.paths import AnnotationFiles
-from neurotrale.annotations.records import NewRecord
 from neurotrale.annotations.refusals import MOST_BYTES, MOST_VIEWERS, Refusals
 from neurotrale.annotations.viewers import SaveNotes
 from neurotrale.storage.data_root import DataRoot

@@ -18,8 +18,7 @@ from neurotrale.annotations.changes import (
 from neurotrale.annotations.contents import Content, content_of, etag_of
 from neurotrale.annotations.document import Index
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry
-from neurotrale.annotations.records import NewRecord
+from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.touched import ids_in
 from neurotrale.annotations.viewers import NO_NOTES

@@ -23,8 +23,11 @@ from pathlib import Path
 import msgspec
 
 from neurotrale.annotations.contents import Content, etag_of
-from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, JournalRecord
-from neurotrale.annotations.records import (
+from neurotrale.annotations.journal_records import (
+    FORMAT,
+    ContentState,
+    JournalEntry,
+    JournalRecord,
     NewRecord,
     joined_blocks,
     parse_entry,

@@ -18,9 +18,8 @@ from neurotrale.annotations.contents import Content, Contents
 from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import Index
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry
+from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
 from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.annotations.records import NewRecord
 from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
 from neurotrale.errors import (
     BusyError,
