@@ -8,6 +8,7 @@ environment says what they were. The base is a path that a proxy in front of the
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 from urllib.parse import quote
 
 from falcon import Request, Response
@@ -60,17 +61,34 @@ def without_prefixes(
         The tokens in the path, and what may be behind the prefixes: it is not known here whether
         ``voxels`` is a directory in the data root.
     """
+    found = _prefixes_of(path, base, tokens=tokens)
+    ends = [found.end]
+    if found.session is not None and found.voxels is not None:
+        ends.append(found.voxels.end())
+    return found.tokens, [path[end:] or "/" for end in ends]
+
+
+class _Found(NamedTuple):
+    """The prefixes of a path; `end` is behind all of them but ``voxels``."""
+
+    base_end: int
+    tokens: tuple[str, ...]
+    tokens_end: int
+    session: re.Match[str] | None
+    end: int
+    voxels: re.Match[str] | None
+
+
+def _prefixes_of(path: str, base: re.Pattern[str], *, tokens: bool) -> _Found:
     found = base.match(path)
-    given, end = [], found.end() if found else 0
-    while tokens and (match := _TOKEN.match(path, end)):
+    base_end = tokens_end = found.end() if found else 0
+    given = []
+    while tokens and (match := _TOKEN.match(path, tokens_end)):
         given.append(match[1])
-        end = match.end()
-    session = _SESSION.match(path, end)
-    ends = [end] if session is None else [session.end()]
-    voxels = None if session is None else _VOXELS.match(path, session.end())
-    if voxels is not None:
-        ends.append(voxels.end())
-    return tuple(given), [path[end:] or "/" for end in ends]
+        tokens_end = match.end()
+    session = _SESSION.match(path, tokens_end)
+    end = session.end() if session else tokens_end
+    return _Found(base_end, tuple(given), tokens_end, session, end, _VOXELS.match(path, end))
 
 
 class Prefixes:
@@ -103,21 +121,16 @@ class Prefixes:
         Raises:
             MissingError: The prefixes are in another order.
         """
-        path, env, end = req.path, req.env, 0
-        given = []
-        if self.base_path and (base := self._base.match(path)):
+        path, env = req.path, req.env
+        base_end, given, tokens_end, session, end, voxels = _prefixes_of(
+            path, self._base, tokens=self.tokens
+        )
+        if base_end:
             env[BASE_PATH] = env.get(BASE_PATH, "") + self.base_path
-            end = base.end()
-        while self.tokens and (match := _TOKEN.match(path, end)):
-            given.append(match[1])
-            end = match.end()
-        behind_token = end
         if given:
-            env[TOKENS_IN_PATH] = tuple(given)
-        if session := _SESSION.match(path, end):
+            env[TOKENS_IN_PATH] = given
+        if session is not None:
             env[SESSION] = session[1]
-            end = session.end()
-        voxels = _VOXELS.match(path, end)
         if voxels is not None and self.data_root.status(("voxels",)) is None:
             self._check_order(path, voxels.end())
             if session is not None:
@@ -125,7 +138,7 @@ class Prefixes:
                 end = voxels.end()
         if session is not None:
             self._check_order(path, end)
-            env[BEHIND_TOKEN] = path[behind_token:end]
+            env[BEHIND_TOKEN] = path[tokens_end:end]
         if end:
             env["SCRIPT_NAME"] = env.get("SCRIPT_NAME", "") + path[:end]
             env[IS_BARE] = end == len(path)
