@@ -24,6 +24,7 @@ from neurotrale.server.threads import FileQueues, Job
 from neurotrale.server.writer import Writer, WriterLink
 from neurotrale.web.app import AppSettings, create_app
 from tests.datasets import write_dataset
+from tests.processes import eventually
 
 PATIENCE_S = 30
 
@@ -156,6 +157,9 @@ def test_work_that_fails_does_not_stop_the_next() -> None:
 # --- the process ---
 
 
+UNTIL = b"s until there is "
+
+
 def echo(key: Hashable, jobs: list[Job]) -> None:
     """Answer with what was sent; some messages ask for something else."""
     for one in jobs:
@@ -164,6 +168,8 @@ def echo(key: Hashable, jobs: list[Job]) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if body == b"slowly":
             time.sleep(0.5)
+        if body.startswith(UNTIL):
+            eventually(Path(os.fsdecode(body.removeprefix(UNTIL))).exists, "it may go on")
         one.answer([b"again " if one.is_repeated else b"", body])
 
 
@@ -241,15 +247,17 @@ def test_workers_have_connections_of_their_own() -> None:
             other.close()
 
 
-def test_script_is_refused_where_too_many_wait_and_a_person_is_not() -> None:
+def test_script_is_refused_where_too_many_wait_and_a_person_is_not(tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
     with running() as (link, _):
         assert result(link.submit([b"sure, it runs"])) == b"sure, it runs"
-        first = link.submit([b"slowly"])
-        time.sleep(0.2)
+        first = link.submit([UNTIL, os.fsencode(go_on)])
         waiting = [link.submit([b"s %d" % number]) for number in range(10)]
         refused = link.submit([b"script"])
         assert result(refused) is None
         assert not first.done()
+        go_on.touch()
+        assert result(first) == UNTIL + os.fsencode(go_on)
         assert list(map(result, waiting)) == [b"s %d" % number for number in range(10)]
         assert result(link.submit([b"script"])) == b"script"
 
