@@ -5,13 +5,15 @@ DEMO_DIR ?= demo-data
 PORT     ?=
 ARGS     ?=
 JOBS     ?= $(shell expr $$(nproc) + 1)
+RERUNS   ?= 0
 
 VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip --disable-pip-version-check
 
 # A file's tests stay together: they share the services and data that it starts with.
-PYTEST = $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest --reruns=$(RERUNS)
+PYTEST_TOGETHER = $(PYTEST) --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder
 
 # The tests start hundreds of processes: without compiled modules, each compiles them once more.
 unexport PYTHONDONTWRITEBYTECODE
@@ -26,7 +28,7 @@ help:  ## list the targets
 	@echo
 	@echo 'PYTHON=python3.12 picks the Python (3.11 or newer) that a new .venv is made with.'
 	@echo 'JOBS=4 tests in so many processes (one more than processors, as tests also wait); JOBS=0 in one'
-	@echo 'that takes --pdb.'
+	@echo 'that takes --pdb. RERUNS=1 runs a test that fails once more, and tells of both.'
 	@echo 'What tests draw at random, and how much of it, are options, given with ARGS and told when'
 	@echo 'one fails: --seed, --crash-every, --histories, --stress-seconds, --hypothesis-profile.'
 
@@ -36,10 +38,10 @@ demo: $(VENV)/.package $(VENV)/.viewer  ## make demo data and serve it (PORT=900
 test: check  ## lint, types, pytest: all that needs nothing but Python, in minutes
 
 test-long: pytest-prepared  ## the tests that go on for longer: every crash, many examples, stress
-	$(PYTEST) --long $(ARGS)
+	$(PYTEST_TOGETHER) --long $(ARGS)
 
 test-deploy: $(VENV)/.dev $(VENV)/.package  ## the container images and job scripts, with the real programs (ARGS='-k docker')
-	$(BIN)/python -m pytest tests/deploy $(ARGS)
+	$(PYTEST) tests/deploy $(ARGS)
 
 check: lint types pytest  ## another name for test
 
@@ -51,7 +53,7 @@ types: $(VENV)/.dev  ## mypy --strict
 	$(BIN)/python -m mypy
 
 pytest: pytest-prepared  ## the tests of make test (ARGS='-k ranges -x')
-	$(PYTEST) $(ARGS)
+	$(PYTEST_TOGETHER) $(ARGS)
 
 pytest-prepared: $(VENV)/.dev $(VENV)/.package .cache/real-data/.complete
 

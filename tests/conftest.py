@@ -144,6 +144,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     others = [item for item in items if not belongs(item, config.option.long)]
     if others:
         config.hook.pytest_deselected(items=others)
+    for item in kept:
+        if item.get_closest_marker("proof") is not None:
+            item.add_marker(pytest.mark.flaky(reruns=0))
     # Their few tests take longest: begun last, they would leave the other processes idle.
     items[:] = sorted(kept, key=lambda item: item.get_closest_marker("browser") is None)
 
@@ -169,8 +172,13 @@ class FailureTeller:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         terminal = self.plugins.get_plugin("terminalreporter")
-        if report.failed and terminal is not None:  # it is none in the processes of xdist
+        if terminal is None:  # in the processes of xdist
+            return
+        if report.failed:
             terminal.write_line(f"\n{report.nodeid} failed in {report.when}")
+        elif report.outcome == "rerun":
+            terminal.write_line(f"\n{report.nodeid} failed in {report.when}, and is run once more:")
+            terminal.write_line(report.longreprtext)
 
 
 def pytest_terminal_summary(

@@ -43,6 +43,8 @@ A, B, C = (annotation(id_) for id_ in "abc")
 A2 = annotation("a", reviewed=True)
 C2 = annotation("c2")
 
+pytestmark = pytest.mark.proof
+
 PACKAGE = Path(neurotrale.__file__).parent
 WATCHED = {
     str(PACKAGE / name)

@@ -42,6 +42,8 @@ from tests.processes import children, eventually, writer_of
 from tests.stores import annotation, array
 from tests.test_paths import snapshot
 
+pytestmark = pytest.mark.proof
+
 SECRET = "canary-91be"
 CHUNK = "0-8_0-8_0-8"
 TIMEOUT_S = 60

@@ -34,6 +34,8 @@ from tests.examples import examples
 from tests.stores import IN_MEMORY, NAME, array, open_stores
 from tests.viewers import pieces_of
 
+pytestmark = pytest.mark.proof
+
 IDS = ["a", "b", "c", "é-ü", 'q"\\', "f" * 40]
 NODES = ("first", "second")
 PEOPLE = ("ann", "bob")

@@ -45,6 +45,9 @@ from tests.stores import IN_MEMORY
 # --- the checker ---
 
 
+pytestmark = pytest.mark.proof
+
+
 def read(value: str | None, call: float, returned: float) -> Operation:
     return Operation("read", value, call, returned)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.proof
+
 CHECKOUT = Path(__file__).parents[1]
 
 
