@@ -121,6 +121,15 @@ class Document:
         position = self.index.ids.get(id_)
         return None if position is None else self.at(position)
 
+    def single(self, id_: str) -> int | None:
+        """Return the position of the annotation with this id; None if there is none.
+
+        Raises:
+            ConflictError: The id appears more than once in the file.
+        """
+        self._check_single(id_)
+        return self.index.ids.get(id_)
+
     def at(self, position: int) -> bytes:
         """Return the bytes of the annotation at a position."""
         start, stop = self.index.span(position)

@@ -19,6 +19,7 @@ from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import Index
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.operation_ids import OperationIds
 from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
 from neurotrale.errors import (
@@ -107,6 +108,7 @@ class FileChanges:
         *,
         share: bool = True,
     ) -> None:
+        self._operation_ids = OperationIds()
         self.locks = locks
         self.contents = contents
         self._now = now
@@ -135,10 +137,8 @@ class FileChanges:
             with self.locks.hold(path, display_path) as lock:
                 try:
                     return self._change_together(path, planned, lock)
-                except (
-                    LockLostError,
-                    FileChangedError,
-                ) as error:  # the next attempt marks its records as aborted
+                except (LockLostError, FileChangedError) as error:
+                    # The next attempt marks its records as aborted.
                     log.warning("%s: %s; the changes are made again", display_path, error)
                 except OSError as error:
                     raise_write_error(error, display_path)
@@ -156,7 +156,7 @@ class FileChanges:
             tail = self._reconcile(journal, content)
         finally:
             self._stale_files.remove(path)
-        batch = Batch(journal, tail, content, format_time(self._now()))
+        batch = Batch(journal, tail, content, format_time(self._now()), self._operation_ids)
         results = [batch.add(plan) for plan in planned]
         if batch.records:
             self._write(batch, lock)

@@ -39,9 +39,14 @@ class Report:
 
 
 class ArrayCheck:
-    """Checks the annotations of a PUT, each of which has a unique id."""
+    """Checks the annotations of an array, each of which has a unique id.
 
-    def __init__(self) -> None:
+    Args:
+        nulls: Whether coordinates may be null.
+    """
+
+    def __init__(self, *, nulls: bool = True) -> None:
+        self.nulls = nulls
         self.report = Report()
         self.count = 0
         self._seen: dict[str, int] = {}
@@ -57,7 +62,7 @@ class ArrayCheck:
         """Check the next annotation."""
         index, self.count = self.count, self.count + 1
         where = f"[{index}]"
-        _check(annotation, where, self._problem, self._warn, nulls=True)
+        _check(annotation, where, self._problem, self._warn, nulls=self.nulls)
         id_ = annotation.get("id") if isinstance(annotation, dict) else None
         if isinstance(id_, str) and id_:
             first = self._seen.setdefault(id_, index)

@@ -209,3 +209,43 @@ def time_parameter(req: Request, name: str) -> str | None:
     """
     text = req.get_param(name)
     return parse_time(text, name) if text else None
+
+
+def optional_id(req: Request) -> str | None:
+    """Return the annotation id in the query; None if it is absent.
+
+    Raises:
+        BadInputError: The id is empty, which does not mean all of them, or there are several.
+    """
+    ids = _ids(req)
+    if len(ids) > 1:
+        raise BadInputError("The query has more than one id; send one at a time.")
+    return ids[0] if ids else None
+
+
+def required_ids(req: Request) -> list[str]:
+    """Return the annotation ids in the query of a DELETE, at least one.
+
+    Raises:
+        BadInputError: There is none, one is empty, or one is there twice.
+    """
+    ids = _ids(req)
+    if not ids:
+        raise BadInputError(
+            f"{req.method} needs the annotation's id in the query, as in ?id=4f2a..., or several,"
+            " as in ?id=4f2a...&id=91b7... (a file is never deleted)."
+        )
+    if len(set(ids)) < len(ids):
+        repeated = next(id_ for number, id_ in enumerate(ids) if id_ in ids[:number])
+        raise BadInputError(
+            f"The query has the id {repeated!r} more than once; send each id once."
+            " Nothing was changed."
+        )
+    return ids
+
+
+def _ids(req: Request) -> list[str]:
+    ids = req.get_param_as_list("id") or []
+    if "" in ids:
+        raise BadInputError("The query's id is empty; name an annotation, as in ?id=4f2a...")
+    return ids

@@ -13,8 +13,8 @@ from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.errors import BadInputError
 from neurotrale.storage.names import AnnotationName
-from neurotrale.web.requests import time_parameter
-from neurotrale.web.resources.annotations import JSON, optional_id, resolve_block
+from neurotrale.web.requests import optional_id, time_parameter
+from neurotrale.web.resources.annotations import JSON, resolve_block
 from neurotrale.web.responses import send_written
 from neurotrale.web.viewers import write_context
 
@@ -129,7 +129,7 @@ class RestoreResource(_FileResource):
         tags: [History]
         parameters:
             [Dataset, Block, Leaf, Position, OptionalRevision, OptionalId, Removed, Reverted, By,
-             Session, Since, IfMatch]
+             Session, Since, IfMatch, IdempotencyKey]
         requestBody: {required: true, content: {application/json: {schema: {type: object}}}}
         responses: {200: Stored, 201: Stored, 409: Conflict, 415: UnsupportedMediaType}
         """
@@ -205,7 +205,7 @@ class HeldResource(_FileResource):
             Removes the held annotations, or with `id` one of them, from the file; with
             `navigation`, what one save dropped that was ignored because its viewer left the slice.
         tags: [History]
-        parameters: [Dataset, Block, Leaf, Position, OptionalId, LeftIn, IfMatch]
+        parameters: [Dataset, Block, Leaf, Position, OptionalId, LeftIn, IfMatch, IdempotencyKey]
         responses: {200: Stored, 409: Conflict}
         """
         id_ = optional_id(req)
@@ -256,6 +256,7 @@ def _change(entry: JournalEntry, applied: bool, max_ids: int) -> dict[str, objec
         "kept": entry.newly_held,
         "held": entry.held_removals[:max_ids],
         "session": entry.save.session,
+        "operations": [operation.key for operation in entry.operations],
         "conflicts": dict(islice(entry.save.conflicts.items(), max_ids)),
         "ignored": entry.save.navigated[:max_ids],
         "stale": entry.save.stale[:max_ids],
