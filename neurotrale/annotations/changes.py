@@ -146,9 +146,9 @@ class Preconditions:
         """
         content = before.content
         if self.absent and present:
-            more = f" and {len(present) - 1} more" if len(present) > 1 else ""
+            more = f" (and {len(present) - 1} more)" if len(present) > 1 else ""
             raise ChangedError(
-                f"The annotation {present[0]!r}{more} exists already, and If-None-Match: * asks not"
+                f"The annotation {present[0]!r} exists already{more}, and If-None-Match: * asks not"
                 " to overwrite any. Nothing was changed."
             )
         if self.absent and present is None and content is not None:
