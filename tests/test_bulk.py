@@ -270,7 +270,14 @@ def test_batches_do_what_a_plain_list_does(
             assert expected is not None
             items = expected
             content = stores.file.read_bytes()
-            assert [bytes(item) for item in Document.parse(content).items()] == items
+            document = Document.parse(content)
+            assert [bytes(item) for item in document.items()] == items
+            kept = stores.store.contents.read(stores.file).index
+            assert kept is not None
+            assert list(map(kept.span, range(len(kept)))) == list(
+                map(document.index.span, range(len(items)))
+            )
+            assert (kept.ids, kept.repeated) == (document.index.ids, document.index.repeated)
             if content != contents[-1]:
                 contents.append(content)
         if len(contents) > 1:

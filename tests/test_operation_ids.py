@@ -167,7 +167,7 @@ def test_save_of_a_viewer_comes_again_with_what_was_held_and_in_conflict(brain: 
     tab = {**PAGE, "User-Agent": "Mozilla/5.0 one"}
     requests.get(brain.url, headers=tab)
     brain.patch(point("a", 5))
-    save = ("PUT", "", {}, compact([point("a", 6), point("b", 2)]))
+    save: Request = ("PUT", "", {}, compact([point("a", 6), point("b", 2)]))
     first = send(brain, save, **tab)
     assert first.json()["conflicts"] == {"a": ["point"]}
     requests.get(brain.url, headers=tab)
@@ -254,7 +254,7 @@ def test_request_that_is_refused_may_be_tried_again_and_its_id_is_free(
 def test_operation_id_that_is_none_is_400(brain: Brain, key: str) -> None:
     before = brain.file.read_bytes(), brain.history()
     for request in REQUESTS.values():
-        headers = {**JSON, "Idempotency-Key": key.encode("latin-1")}
+        headers: dict[str, str | bytes] = {**JSON, "Idempotency-Key": key.encode("latin-1")}
         method, last, params, body = request
         answer = requests.request(
             method, brain.url + last, params=params, data=body, headers=headers

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from neurotrale.annotations.document import Document, Hunk
+from neurotrale.annotations.document import Document, Hunk, Index
 from neurotrale.errors import MissingError
+from neurotrale.late import LazyModule
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = LazyModule("numpy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +25,13 @@ class Upsert:
 
     Attributes:
         hunks: The change of the file.
+        index: Index of the new content.
         present: Ids of those that are in the file, in the order of the array.
         added: Ids of the others.
     """
 
     hunks: Sequence[Hunk]
+    index: Index
     present: tuple[str, ...]
     added: tuple[str, ...]
 
@@ -50,23 +59,41 @@ def upsert_all(file: Document, array: Document) -> Upsert:
             present.append(id_)
             replaced.append((position, array.at(number)))
     hunks = []
+    growth = np.zeros(len(file.index), np.int64)
     for position, annotation in sorted(replaced):
         start, stop = file.index.span(position)
         old = file.content[start:stop]
+        growth[position] = len(annotation) - len(old)
         if old != annotation:
             hunks.append(Hunk(start, old, annotation))
+    shift = growth.cumsum()
+    starts, stops = file.index.starts + shift - growth, file.index.stops + shift
     if appended:
-        hunks.append(file.append(appended))
-    return Upsert(hunks, tuple(present), tuple(added))
+        hunk = file.append(appended)
+        hunks.append(hunk)
+        sizes = np.fromiter(map(len, appended), np.int64, len(appended))
+        # Before each is a comma with white space, except before the first one of a file.
+        is_first = not len(file.index)
+        gap = (len(hunk.new) - int(sizes.sum())) // (len(appended) - is_first or 1)
+        at = hunk.at + (0 if is_first else int(shift[-1])) - (gap if is_first else 0)
+        ends = at + (sizes + gap).cumsum()
+        starts, stops = np.append(starts, ends - sizes), np.append(stops, ends)
+    new_ids = {id_: len(file.index) + number for number, id_ in enumerate(added)}
+    ids = {**file.index.ids, **new_ids} if added else file.index.ids
+    index = Index(starts, stops, ids, file.index.repeated)
+    return Upsert(hunks, index, tuple(present), tuple(added))
 
 
-def remove_all(file: Document, ids: Sequence[str], display_path: str) -> list[Hunk]:
-    """Return the change that removes annotations.
+def remove_all(file: Document, ids: Sequence[str], display_path: str) -> tuple[list[Hunk], Index]:
+    """Remove annotations that are in a file.
 
     Args:
         file: The file.
         ids: Their ids, each once.
         display_path: Path of the file for errors.
+
+    Returns:
+        The change, and the index of the new content.
 
     Raises:
         MissingError: One of them is not in the file.
@@ -78,7 +105,24 @@ def remove_all(file: Document, ids: Sequence[str], display_path: str) -> list[Hu
         if position is None:
             raise MissingError(f"There is no annotation {id_!r} in {display_path}.")
         positions.append(position)
-    return [_removed(file, first, last) for first, last in _runs(sorted(positions))]
+    index = file.index
+    is_left = np.ones(len(index), bool)
+    is_left[positions] = False
+    shift = np.zeros(len(index) + 1, np.int64)
+    hunks = []
+    for first, last in _runs(sorted(positions)):
+        hunks.append(_removed(file, first, last))
+        shift[last + 1] -= len(hunks[-1].old)
+    shift = shift[:-1].cumsum()
+    numbers = (is_left.cumsum() - 1).tolist()
+    gone = frozenset(ids)
+    after = Index(
+        (index.starts + shift)[is_left],
+        (index.stops + shift)[is_left],
+        {id_: numbers[position] for id_, position in index.ids.items() if id_ not in gone},
+        {id_: [numbers[at] for at in found] for id_, found in index.repeated.items()},
+    )
+    return hunks, after
 
 
 def _removed(file: Document, first: int, last: int) -> Hunk:

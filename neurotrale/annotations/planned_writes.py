@@ -150,7 +150,7 @@ class PlannedWrite:
             upsert = upsert_all(document, self.array)
             conditions.check(before, None, upsert.present)
             self.added = upsert.added
-            return Change("patch", upsert.hunks, None, _still_held(before, self.ids))
+            return Change("patch", upsert.hunks, upsert.index, _still_held(before, self.ids))
         old, annotation = document.find(id_), self.request.body
         conditions.check(before, old, () if old is None else (id_,))
         self.added = (id_,) if old is None else ()
@@ -164,9 +164,9 @@ class PlannedWrite:
         id_, path = self.request.id, self.request.file.display_path
         document = document_of(before.content, path)
         if not id_:
-            hunks = remove_all(document, self.ids, path)
+            hunks, index = remove_all(document, self.ids, path)
             self.request.context.preconditions.check(before)
-            return Change("delete", hunks, None, _still_held(before, self.ids))
+            return Change("delete", hunks, index, _still_held(before, self.ids))
         old = document.find(id_)
         if old is None:
             raise MissingError(f"There is no annotation {id_!r} in {path}.")
