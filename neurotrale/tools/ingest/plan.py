@@ -14,6 +14,7 @@ import numpy as np
 from neurotrale.chunks.encode import Compression, Layout
 from neurotrale.errors import BadInputError
 from neurotrale.precomputed.info import Triple
+from neurotrale.tools.ingest.channel_colours import channel_styles
 from neurotrale.tools.ingest.conversion import converted_source
 from neurotrale.tools.ingest.dataset_source import DatasetSource
 from neurotrale.tools.ingest.levels import PyramidLevel, check_levels, make_levels
@@ -168,6 +169,10 @@ def make_plan(request: IngestRequest) -> IngestPlan:
                 f"chunks of only {request.skip_empty} are left out, so there are fewer than below:"
                 " viewers show them as 0, cloud-volume needs fill_missing=True"
             )
+        styles = channel_styles(source)
+        if styles:
+            shown = ", ".join(f"{one.name} {one.color}".strip() for one in styles)
+            notes.append(f"colours of the channels, from the source: {shown}")
         if max(request.chunk_vx) > _LARGEST_TEXTURE_VX:
             notes.append(
                 f"chunks larger than {_LARGEST_TEXTURE_VX} voxels a side do not fit into a texture"
