@@ -395,6 +395,9 @@ def test_channels_have_the_colours_that_their_source_states(
     for number, colour in enumerate(colours):
         vector = ", ".join(f"{part / 255:.3f}" for part in bytes.fromhex(colour[1:]))
         assert f"{names[number]}() * vec3({vector})" in layer["shader"]
+    ingest(shared_service.root / name, tmp_path / "again", "--levels", "1")
+    again = json.loads((tmp_path / "again/info").read_text())
+    assert again.get("channels") == info.get("channels")
 
 
 def test_each_source_brings_the_colour_of_its_channel(tmp_path: Path) -> None:

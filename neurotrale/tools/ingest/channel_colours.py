@@ -12,6 +12,7 @@ from typing import Any
 import tifffile
 
 from neurotrale.precomputed.info import ChannelStyle
+from neurotrale.tools.ingest.dataset_source import DatasetSource
 from neurotrale.tools.ingest.joined import JoinedSource
 from neurotrale.tools.ingest.plane_source import PlaneSource
 
@@ -22,6 +23,8 @@ def channel_styles(source: PlaneSource) -> list[ChannelStyle]:
     """Return the name and colour of each channel of a source; empty if its files state none."""
     if source.channels < 2:
         return []
+    if isinstance(source, DatasetSource):
+        return list(source.styles)
     if isinstance(source, JoinedSource) and source.along == "channel":
         parts = [_stated_by(part) for part in source.parts]
         if [part.channels for part in source.parts] != list(map(len, parts)):
