@@ -1225,7 +1225,7 @@ def test_openapi_document_describes_a_change_as_it_is_answered(
 ) -> None:
     schema = openapi["components"]["schemas"]["History"]
     change = schema["properties"]["changes"]["items"]["properties"]
-    assert change.keys() == HISTORY | {"restored"}
+    assert change.keys() == HISTORY | {"restored", "operations"}
     assert {one["operation"] for one in edited.history()} <= set(change["operation"]["enum"])
 
 

@@ -256,7 +256,6 @@ def _change(entry: JournalEntry, applied: bool, max_ids: int) -> dict[str, objec
         "kept": entry.newly_held,
         "held": entry.held_removals[:max_ids],
         "session": entry.save.session,
-        "operations": [operation.key for operation in entry.operations],
         "conflicts": dict(islice(entry.save.conflicts.items(), max_ids)),
         "ignored": entry.save.navigated[:max_ids],
         "stale": entry.save.stale[:max_ids],
@@ -270,4 +269,5 @@ def _change(entry: JournalEntry, applied: bool, max_ids: int) -> dict[str, objec
             "stale": len(entry.save.stale),
         },
         **({"restored": entry.target} if entry.op == "restore" else {}),
+        **({"operations": [one.key for one in entry.operations]} if entry.operations else {}),
     }
