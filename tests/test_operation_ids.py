@@ -299,6 +299,33 @@ def test_request_comes_again_after_a_restart_and_at_another_service(
     assert brain.file.read_bytes() != content
 
 
+@pytest.mark.parametrize("ends", ["rest", "kill"])
+def test_saves_of_a_drag_come_again_however_they_are_recorded(
+    tmp_path: Path, start_service: StartService, ends: str
+) -> None:
+    write_dataset(tmp_path / "data" / "other")
+    service = start_service(tmp_path / "data", "--workers", "2")
+    brain = new_brain(service, FIRST)
+    brain.patch(point("d"))  # the drag is not the first change of the file
+    brain.load()
+    rest = [point("b"), point("c"), point("d")]
+    drag: list[Request] = [("PUT", "", {}, compact([point("a", x), *rest])) for x in range(2, 9)]
+    first = [answered(send(brain, save, f"move {n}", **PAGE)) for n, save in enumerate(drag)]
+    if ends == "rest":
+        brain.patch(point("e"))
+    service.stop(signal.SIGTERM if ends == "rest" else signal.SIGKILL)
+    again = replace(brain, service=start_service(tmp_path / "data", "--workers", "2"))
+    content = brain.file.read_bytes()
+    for _ in range(2):
+        found = [answered(send(again, save, f"move {n}", **PAGE)) for n, save in enumerate(drag)]
+        assert found == first
+        assert brain.file.read_bytes() == content
+        again.patch(point("f"))
+        content = brain.file.read_bytes()
+    keys = [key for change in again.history() for key in change.get("operations", [])]
+    assert sorted(keys) == [f"move {n}" for n in range(len(drag))]
+
+
 @pytest.mark.proof
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("rounds", [10, 40])
