@@ -65,6 +65,11 @@ class FileWriter:
         """Record that a client asked for a file, see `Views.saw`."""
         self.views.saw(viewer, file, etag, arrived_ns)
 
+    def close(self) -> None:
+        """Finish storing what the service would like to know after a restart."""
+        self.views.close()
+        self.changes.contents.files.flush()
+
     def resumed(self, context: WriteContext) -> None:
         """Return None: in this process, every write is applied at once."""
 
@@ -239,7 +244,7 @@ class _Planned:
         if unknown:
             raise MissingError(f"No removal of {unknown[0]!r} is held back in {path}.")
         still_held = [id_ for id_ in before.held_removals if id_ not in confirmed]
-        content = document.without([id_ for id_ in confirmed if id_ in document.index.ids])
+        content = document.without([id_ for id_ in confirmed if document.position(id_) is not None])
         hunks = hunks_between(document.content, content)
         return Change("confirm", hunks, held_removals=still_held)
 

@@ -146,7 +146,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         _listening(settings) as listening,
         _shared_cache_directory() as shelf,
         watch_tokens(settings.app.token_file) as watch,
-        _one_writer(settings, listening) as (link, run_writer),
+        _one_writer(settings, listening, shelf) as (link, run_writer),
     ):
         tokens = watch.tokens if watch else None
         writer = None if link is None else RemoteWriter(link, PARKED_BYTES)
@@ -206,13 +206,13 @@ def _work(
 
 @contextmanager
 def _one_writer(
-    settings: ServeSettings, listening: socket.socket
+    settings: ServeSettings, listening: socket.socket, shelf: Path | None
 ) -> Iterator[tuple[WriterLink | None, Callable[[], None] | None]]:
     """Return the link to the process that makes all changes, and what that process runs."""
     if settings.app.read_only:
         yield None, None
         return
-    file_writer = create_writer(settings.app)
+    file_writer = create_writer(replace(settings.app, shelf=shelf))
     jobs = WriteJobs(file_writer)
     door, outside = socket_pair()
     link = WriterLink(outside)
@@ -226,7 +226,7 @@ def _one_writer(
         try:
             writer.run()
         finally:
-            file_writer.views.close()
+            file_writer.close()
             remove_claims()
 
     with door, outside:
