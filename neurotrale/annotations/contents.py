@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import xxhash
@@ -39,6 +40,7 @@ class Content:
         etag: Hash of the bytes.
         index: Index of the annotations; None if the content is not a JSON array.
         parse_error: Why it is not a JSON array.
+        is_assumed: Whether the ETag is what the stamp tells, and is still to be checked.
     """
 
     source: bytes | LargeBytes
@@ -46,6 +48,16 @@ class Content:
     etag: str
     index: Index | None
     parse_error: str = ""
+    is_assumed: bool = False
+
+    def check(self) -> None:
+        """Check an ETag that is assumed.
+
+        Raises:
+            FileChangedError: It is not that of the bytes.
+        """
+        if self.is_assumed and isinstance(self.source, LargeBytes) and not self.source.is_whole:
+            _check_etag(self.etag, *self.source.pieces)
 
     @property
     def body(self) -> bytes:
@@ -164,13 +176,16 @@ class Contents:
         self._indices: VersionedCache[Index] = VersionedCache(
             CACHED_FILES, CACHED_BYTES, lambda index: index.size_bytes
         )
+        self._etags: VersionedCache[str] = VersionedCache(CACHED_FILES)
 
-    def read(self, path: Path, *, in_parts: bool = False) -> Content:
+    def read(self, path: Path, *, in_parts: bool = False, assume: bool = False) -> Content:
         """Read a file; take its index from the cache or compute it.
 
         Args:
             path: The file; links are not followed.
             in_parts: Whether to leave a large file on disk, until somebody needs all of it.
+            assume: Whether one that has the stamp of a content known here may be taken for it until
+                `Content.check`, or who copies it, looks at its bytes.
 
         Raises:
             IrregularFileError: The path is a link, a pipe, a directory or the like.
@@ -181,11 +196,18 @@ class Contents:
         stamp = Stamp.of(os.fstat(file.descriptor))
         source: bytes | LargeBytes
         if in_parts and stamp.size >= LARGE_BYTES:
-            etag = etag_of(FileRange(file, 0, stamp.size))
-            source = LargeBytes([FileRange(file, 0, stamp.size)], _check_of(etag))
+            known = self._etags.find(path, stamp.recorded) if assume else None
+            etag = known or etag_of(FileRange(file, 0, stamp.size))
+            source = LargeBytes([FileRange(file, 0, stamp.size)], partial(_check_etag, etag))
+            index = self._indices.find(path, etag)
+            if known and index is not None:
+                return Content(source, stamp, etag, index, is_assumed=True)
+            if known:  # without an index, all of it is read anyway
+                return self.read(path, in_parts=True)
         else:
             source = _read_whole(file)
             etag = etag_of(source)
+        self._etags.put(path, stamp.recorded, etag)
         index = self._indices.find(path, etag)
         if index is not None:
             return Content(source, stamp, etag, index)
@@ -201,7 +223,7 @@ class Contents:
         return Content(source, stamp, etag, index)
 
     def cache_index(
-        self, path: Path, etag: str, index: Index, size: int, before: Content | None = None
+        self, path: Path, etag: str, index: Index, stamp: Stamp, before: Content | None = None
     ) -> None:
         """Cache the index of a new content.
 
@@ -209,16 +231,20 @@ class Contents:
             path: The file.
             etag: ETag of the content.
             index: Its index.
-            size: Its size in bytes.
+            stamp: Stamp of the new file.
             before: The content that it replaces.
         """
         self._indices.put(path, etag, index)
-        self.files.put(etag, size, index, None if before is None else before.etag)
+        self._etags.put(path, stamp.recorded, etag)
+        self.files.put(etag, stamp.size, index, None if before is None else before.etag)
 
-    def forget(self, path: Path, etag: str) -> None:
-        """Forget the index of a content, wherever it is stored: it is the wrong one."""
+    def forget(self, path: Path) -> None:
+        """Forget what is known of a file: it was read while it changed, or the index is wrong."""
+        etag = self._etags.find_latest(path)
+        self._etags.put(path, None, "")
         self._indices.put(path, None, Index.of(b"[]"))
-        self.files.remove(etag)
+        if etag:
+            self.files.remove(etag)
 
 
 def _read_whole(file: OpenFile) -> bytes:
@@ -226,9 +252,6 @@ def _read_whole(file: OpenFile) -> bytes:
         return stream.read()
 
 
-def _check_of(etag: str) -> Callable[[bytes], None]:
-    def check(whole: bytes) -> None:
-        if etag_of(whole) != etag:
-            raise FileChangedError("it was changed by another program while it was read")
-
-    return check
+def _check_etag(etag: str, *pieces: Piece) -> None:
+    if etag_of(*pieces) != etag:
+        raise FileChangedError("it was changed by another program while it was read")

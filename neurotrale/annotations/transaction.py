@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 _SUFFIX = ".tmp"
 MOST_ATTEMPTS = 10
+_OF_OTHERS = (OSError, FileChangedError, MissingError, DamagedError, ConflictError)
 
 
 class StaleTemporaryFiles:
@@ -81,7 +82,7 @@ class StaleTemporaryFiles:
                     self._reconcile(other)
                     remove_regular(temporary_path(other))
                     log.info("removed the stale temporary file of %s", other)
-        except (OSError, MissingError, DamagedError, ConflictError) as error:  # not of this write
+        except _OF_OTHERS as error:  # not of this write
             log.warning("cannot remove the stale temporary file of %s: %s", other, error)
 
 
@@ -138,6 +139,7 @@ class FileChanges:
                     StaleIndexError,
                 ) as error:  # the next attempt marks its records as aborted
                     log.warning("%s: %s; the changes are made again", display_path, error)
+                    self.contents.forget(path)
                 except OSError as error:
                     raise_write_error(error, display_path)
         raise BusyError(
@@ -155,13 +157,10 @@ class FileChanges:
         finally:
             self._stale_files.remove(path)
         batch = Batch(journal, tail, content, format_time(self._now()))
-        try:
-            for plan in planned:
-                batch.add(plan)
-        except StaleIndexError:
-            if content is not None:
-                self.contents.forget(path, content.etag)
-            raise
+        for plan in planned:
+            batch.add(plan)
+        if content is not None and not batch.is_copy:
+            content.check()
         if batch.records:
             self._write(batch, lock)
         return batch.results
@@ -171,7 +170,7 @@ class FileChanges:
 
     def _read(self, path: Path) -> Content | None:
         try:
-            return self.contents.read(path, in_parts=True)
+            return self.contents.read(path, in_parts=True, assume=True)
         except FileNotFoundError:
             return None
 
@@ -189,7 +188,7 @@ class FileChanges:
             _check_unchanged(journal.file, batch.before)
 
         try:
-            replace_file(
+            status = replace_file(
                 journal.file,
                 batch.pieces,
                 record,
@@ -204,7 +203,9 @@ class FileChanges:
             raise
         index = batch.new_index()
         if index is not None:
-            self.contents.cache_index(journal.file, batch.etag, index, batch.size, batch.before)
+            self.contents.cache_index(
+                journal.file, batch.etag, index, Stamp.of(status), batch.before
+            )
 
     def _reconcile(self, journal: Journal, content: Content | None) -> JournalTail:
         """Make the journal agree with the file, before a record is appended to it."""
@@ -214,6 +215,8 @@ class FileChanges:
             return JournalTail(last, applied)
         # As long as a change has not replaced the file, the file has the stamp of its record.
         stamp = "" if content is None else content.stamp.recorded
+        if content is not None and (applied.new != _state(content) or last.stamp == stamp):
+            content.check()
         if last is applied and last.stamp == stamp and is_pending(journal, last, content):
             log.warning("%s: change %d was recorded but never applied", journal.file, last.n)
             entries = journal.entries()

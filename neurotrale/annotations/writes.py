@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from threading import Thread
 from typing import Protocol
 
 from neurotrale.annotations.changes import AppliedChange, Before, Change, WriteContext
 from neurotrale.annotations.contents import document_of
 from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import Document
+from neurotrale.annotations.index import Index
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.restore import (
     ignored_removals,
@@ -64,6 +66,10 @@ class FileWriter:
     def saw(self, viewer: Viewer, file: str, etag: str, arrived_ns: int) -> None:
         """Record that a client asked for a file, see `Views.saw`."""
         self.views.saw(viewer, file, etag, arrived_ns)
+
+    def prepare(self) -> None:
+        """Load what the first write needs, in the background."""
+        Thread(target=Index.of, args=(b"[]",), name="load", daemon=True).start()
 
     def close(self) -> None:
         """Finish storing what the service would like to know after a restart."""

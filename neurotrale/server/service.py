@@ -223,6 +223,7 @@ def _one_writer(
         writer = Writer(door, address_of, queues, settings.limits.queue, jobs.note)
         signal.signal(signal.SIGTERM, lambda *_: writer.stop())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal, it is for the supervisor
+        file_writer.prepare()
         try:
             writer.run()
         finally:
