@@ -23,7 +23,6 @@ CACHED_BYTES = 64 * 2**20
 CACHED_FILES = 4096
 
 LARGE_BYTES = 4 * 2**20
-"""Files of this size need not be held in memory to change an annotation in them."""
 
 
 class FileChangedError(Exception):
@@ -169,9 +168,11 @@ class Contents:
 
     Args:
         files: Where processes share the indices of large files; None for nowhere.
+        large_bytes: Files of this size need not be held in memory to change an annotation in them.
     """
 
-    def __init__(self, files: IndexFiles | None = None) -> None:
+    def __init__(self, files: IndexFiles | None = None, large_bytes: int = LARGE_BYTES) -> None:
+        self.large_bytes = large_bytes
         self.files = files or IndexFiles()
         self._indices: VersionedCache[Index] = VersionedCache(
             CACHED_FILES, CACHED_BYTES, lambda index: index.size_bytes
@@ -195,7 +196,7 @@ class Contents:
         file = OpenFile(open_regular_fd(path))
         stamp = Stamp.of(os.fstat(file.descriptor))
         source: bytes | LargeBytes
-        if in_parts and stamp.size >= LARGE_BYTES:
+        if in_parts and stamp.size >= self.large_bytes:
             known = self._etags.find(path, stamp.recorded) if assume else None
             etag = known or etag_of(FileRange(file, 0, stamp.size))
             source = LargeBytes([FileRange(file, 0, stamp.size)], partial(_check_etag, etag))

@@ -155,11 +155,15 @@ class Document:
         if position is None:
             raise KeyError(id_)
         start, stop = index.span(position)
+        text = self.source[start:stop]
         if position > 0:  # with the comma before it
             start = int(index.stops[position - 1])
         elif len(index) > 1:  # with the comma after it
             stop = int(index.starts[1])
-        return Hunk(start, self.source[start:stop], b""), index.without(position, start - stop)
+        old = self.source[start:stop]
+        if old.replace(text, b"", 1).strip(SPACE) != (b"," if len(index) > 1 else b""):
+            raise StaleIndexError(f"the index is wrong about the neighbours of [{position}]")
+        return Hunk(start, old, b""), index.without(position, start - stop)
 
     def without(self, ids: Collection[str]) -> bytes:
         """Return the content without some annotations that are in it.

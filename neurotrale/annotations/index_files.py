@@ -71,8 +71,9 @@ class IndexFiles:
                 index = self._find(etag, size)
                 if index is None:
                     index = compute()
-                    self._shelf.put(etag, size, index)
-                    self.put(etag, size, index)
+                    self._shelf.put(etag, size, index)  # before the next one looks for it
+                    if self._kept is not None and size >= KEPT_BYTES:
+                        self.put(etag, size, index)
         return index or compute()
 
     def put(self, etag: str, size: int, index: Index, before: str | None = None) -> None:

@@ -8,7 +8,8 @@ write that is refused leaves it unchanged for the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import Thread
 from typing import Protocol
 
@@ -32,6 +33,7 @@ from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.viewers import NO_NOTES, Viewer
 from neurotrale.annotations.write_requests import WriteOperation, WriteRequest, Written
 from neurotrale.errors import MissingError
+from neurotrale.locking.writers import remove_claims
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +69,19 @@ class FileWriter:
         """Record that a client asked for a file, see `Views.saw`."""
         self.views.saw(viewer, file, etag, arrived_ns)
 
-    def prepare(self) -> None:
-        """Load what the first write needs, in the background."""
-        Thread(target=Index.of, args=(b"[]",), name="load", daemon=True).start()
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Use this process for nothing but writes: load what they need, and in the end store all.
 
-    def close(self) -> None:
-        """Finish storing what the service would like to know after a restart."""
-        self.views.close()
-        self.changes.contents.files.flush()
+        What is stored is what the service would like to know after a restart.
+        """
+        Thread(target=Index.of, args=(b"[]",), name="load", daemon=True).start()
+        try:
+            yield
+        finally:
+            self.views.close()
+            self.changes.contents.files.flush()
+            remove_claims()
 
     def resumed(self, context: WriteContext) -> None:
         """Return None: in this process, every write is applied at once."""

@@ -20,7 +20,6 @@ from urllib.parse import quote
 from neurotrale.annotations.handover import RemoteWriter, WriteJobs, address_of
 from neurotrale.errors import StartError
 from neurotrale.late import load_all
-from neurotrale.locking.writers import remove_claims
 from neurotrale.server.messages import socket_pair
 from neurotrale.server.proxies import Application, TrustedProxies
 from neurotrale.server.sockets import names_of, open_socket, unix_socket, url_of
@@ -224,12 +223,8 @@ def _one_writer(
         writer = Writer(door, address_of, queues, settings.limits.queue, jobs.note)
         signal.signal(signal.SIGTERM, lambda *_: writer.stop())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal, it is for the supervisor
-        file_writer.prepare()
-        try:
+        with file_writer.running():
             writer.run()
-        finally:
-            file_writer.close()
-            remove_claims()
 
     with door, outside:
         yield link, run
