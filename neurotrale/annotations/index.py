@@ -135,7 +135,7 @@ class Index:
 
         There may be positions of others among them, with an id of the same hash.
         """
-        first = self._hash_of(id_) << 32
+        first = self.hash_of(id_) << 32
         start = np.searchsorted(self.hashed, np.uint64(first), "left")
         stop = np.searchsorted(self.hashed, np.uint64(first | _LOW), "right")
         return _numbers(self.hashed[start:stop] & np.uint64(_LOW))
@@ -219,10 +219,11 @@ class Index:
     ) -> NDArray[np.uint64]:
         if id_ is None:
             return hashed
-        one = np.uint64(self._hash_of(id_) << 32 | position)
+        one = np.uint64(self.hash_of(id_) << 32 | position)
         return np.insert(hashed, np.searchsorted(hashed, one), one)
 
-    def _hash_of(self, id_: str) -> int:
+    def hash_of(self, id_: str) -> int:
+        """Return the hash of an id in this index, a number of 32 bits."""
         hash_ = blake2s(id_.encode(errors="surrogatepass"), key=self.key, digest_size=_HASH_BYTES)
         return int.from_bytes(hash_.digest())
 
