@@ -278,7 +278,9 @@ def test_batches_do_what_a_plain_list_does(
             assert list(map(kept.span, range(len(kept)))) == list(
                 map(document.index.span, range(len(items)))
             )
-            assert (kept.ids, kept.repeated) == (document.index.ids, document.index.repeated)
+            found = Document(content, kept)
+            assert (found.ids, found.repeated) == (document.ids, document.repeated)
+            assert all(found.position(id_) == at for id_, at in document.ids.items())
             if content != contents[-1]:
                 contents.append(content)
         if len(contents) > 1:
@@ -328,4 +330,4 @@ def test_many_in_a_file_of_many_take_time_in_proportion(tmp_path: Path) -> None:
     assert (len(written.ids), len(written.added)) == (100_000, 40_000)
     stores.store.delete_all(NAME, ids[::2], WriteContext())
     document = Document.parse(stores.file.read_bytes())
-    assert list(document.index.ids) == ids[1::2]
+    assert list(document.ids) == ids[1::2]

@@ -5,11 +5,12 @@ As for single annotations, all others keep every byte.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from neurotrale.annotations.document import Document, Hunk, Index
+from neurotrale.annotations.document import Document, Hunk
+from neurotrale.annotations.index import Index
 from neurotrale.errors import MissingError
 from neurotrale.late import LazyModule
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
 else:
     np = LazyModule("numpy")
+
+
+MANY = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,9 @@ def upsert_all(file: Document, array: Document) -> Upsert:
     added: list[str] = []
     replaced: list[tuple[int, bytes]] = []
     appended: list[bytes] = []
-    for id_, number in array.index.ids.items():
-        position = file.single(id_)
+    find = _finder(file, len(array.index))
+    for id_, number in array.ids.items():
+        position = find(id_)
         if position is None:
             added.append(id_)
             appended.append(array.at(number))
@@ -62,12 +67,11 @@ def upsert_all(file: Document, array: Document) -> Upsert:
     growth = np.zeros(len(file.index), np.int64)
     for position, annotation in sorted(replaced):
         start, stop = file.index.span(position)
-        old = file.content[start:stop]
+        old = file.source[start:stop]
         growth[position] = len(annotation) - len(old)
         if old != annotation:
             hunks.append(Hunk(start, old, annotation))
-    shift = growth.cumsum()
-    starts, stops = file.index.starts + shift - growth, file.index.stops + shift
+    index = file.index.with_many_replaced(growth)
     if appended:
         hunk = file.append(appended)
         hunks.append(hunk)
@@ -75,12 +79,9 @@ def upsert_all(file: Document, array: Document) -> Upsert:
         # Before each is a comma with white space, except before the first one of a file.
         is_first = not len(file.index)
         gap = (len(hunk.new) - int(sizes.sum())) // (len(appended) - is_first or 1)
-        at = hunk.at + (0 if is_first else int(shift[-1])) - (gap if is_first else 0)
-        ends = at + (sizes + gap).cumsum()
-        starts, stops = np.append(starts, ends - sizes), np.append(stops, ends)
-    new_ids = {id_: len(file.index) + number for number, id_ in enumerate(added)}
-    ids = {**file.index.ids, **new_ids} if added else file.index.ids
-    index = Index(starts, stops, ids, file.index.repeated)
+        at = hunk.at + int(growth.sum()) - (gap if is_first else 0)
+        stops = at + (sizes + gap).cumsum()
+        index = index.with_many_appended(added, stops - sizes, stops)
     return Upsert(hunks, index, tuple(present), tuple(added))
 
 
@@ -100,29 +101,29 @@ def remove_all(file: Document, ids: Sequence[str], display_path: str) -> tuple[l
         ConflictError: One of the ids appears more than once in the file.
     """
     positions = []
+    find = _finder(file, len(ids))
     for id_ in ids:
-        position = file.single(id_)
+        position = find(id_)
         if position is None:
             raise MissingError(f"There is no annotation {id_!r} in {display_path}.")
         positions.append(position)
     index = file.index
     is_left = np.ones(len(index), bool)
     is_left[positions] = False
-    shift = np.zeros(len(index) + 1, np.int64)
+    growth = np.zeros(len(index) + 1, np.int64)
     hunks = []
     for first, last in _runs(sorted(positions)):
         hunks.append(_removed(file, first, last))
-        shift[last + 1] -= len(hunks[-1].old)
-    shift = shift[:-1].cumsum()
-    numbers = (is_left.cumsum() - 1).tolist()
-    gone = frozenset(ids)
-    after = Index(
-        (index.starts + shift)[is_left],
-        (index.stops + shift)[is_left],
-        {id_: numbers[position] for id_, position in index.ids.items() if id_ not in gone},
-        {id_: [numbers[at] for at in found] for id_, found in index.repeated.items()},
-    )
-    return hunks, after
+        growth[last + 1] -= len(hunks[-1].old)
+    return hunks, index.without_many(is_left, growth[:-1].cumsum())
+
+
+def _finder(file: Document, count: int) -> Callable[[str], int | None]:
+    """Return what finds positions as `Document.single` does; for many, all ids are read at once."""
+    if count < MANY:
+        return file.single
+    positions, repeated = file.ids, file.repeated
+    return lambda id_: file.single(id_) if id_ in repeated else positions.get(id_)
 
 
 def _removed(file: Document, first: int, last: int) -> Hunk:
@@ -133,7 +134,7 @@ def _removed(file: Document, first: int, last: int) -> Hunk:
         start = index.span(first - 1)[1]
     elif last + 1 < len(index):  # with the comma after them
         stop = index.span(last + 1)[0]
-    return Hunk(start, file.content[start:stop], b"")
+    return Hunk(start, file.source[start:stop], b"")
 
 
 def _runs(positions: Sequence[int]) -> list[tuple[int, int]]:

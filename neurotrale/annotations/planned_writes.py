@@ -69,7 +69,7 @@ class PlannedWrite:
     def ids(self) -> tuple[str, ...]:
         """Ids of the annotations, of a write of several."""
         if self.request.operation == "patch" and not self.request.id:
-            return tuple(self.array.index.ids)
+            return tuple(self.array.ids)
         return self.request.ids if self.request.operation == "delete" else ()
 
     @cached_property
@@ -221,7 +221,7 @@ class PlannedWrite:
         unknown = [id_ for id_ in confirmed if id_ not in found]
         if unknown:
             raise MissingError(f"No removal of {unknown[0]!r} is held back in {path}.")
-        content = document.without([id_ for id_ in confirmed if id_ in document.index.ids])
+        content = document.without([id_ for id_ in confirmed if document.position(id_) is not None])
         hunks = hunks_between(document.content, content)
         return Change("confirm", hunks, held_removals=_still_held(before, confirmed))
 

@@ -7,16 +7,20 @@ write that is refused leaves it unchanged for the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Thread
 from typing import Protocol
 
 from neurotrale.annotations.changes import WriteContext
+from neurotrale.annotations.index import Index
 from neurotrale.annotations.planned_writes import PlannedWrite
 from neurotrale.annotations.saves import Saves
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest, Written
+from neurotrale.locking.writers import remove_claims
 
 
 class AnnotationWriter(Protocol):
@@ -49,6 +53,20 @@ class FileWriter:
     def saw(self, viewer: Viewer, file: str, etag: str, arrived_ns: int) -> None:
         """Record that a client asked for a file, see `Views.saw`."""
         self.views.saw(viewer, file, etag, arrived_ns)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Use this process for nothing but writes: load what they need, and in the end store all.
+
+        What is stored is what the service would like to know after a restart.
+        """
+        Thread(target=Index.of, args=(b"[]",), name="load", daemon=True).start()
+        try:
+            yield
+        finally:
+            self.views.close()
+            self.changes.contents.files.flush()
+            remove_claims()
 
     def resumed(self, context: WriteContext) -> None:
         """Return None: in this process, every write is applied at once."""
