@@ -11,6 +11,7 @@ from falcon.routing import CompiledRouter
 
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.history import AnnotationHistory
+from neurotrale.annotations.index_files import IndexFiles
 from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.annotations.refusals import Refusals
 from neurotrale.annotations.store import AnnotationStore
@@ -124,7 +125,7 @@ def create_app(
     annotation_files = AnnotationFiles(data_root, share=share)
     refusals = None if settings.read_only else Refusals(data_root.root)
     viewer, ui = _bundle(settings.viewer, VIEWER_HEAD), _bundle(settings.ui)
-    contents = Contents()
+    contents = Contents(IndexFiles(settings.shelf, settings.root, keep=not settings.read_only))
     if writer is None and not settings.read_only:
         writer = create_writer(settings)
     store = AnnotationStore(annotation_files, contents, writer)
@@ -220,7 +221,8 @@ def create_writer(settings: AppSettings) -> FileWriter:
     data_root.check()
     locks = Locks(settings.lock, settings.lock_timeout_s, share=share, claims=WriterClaims())
     locks.check(data_root.root)
-    return FileWriter(FileChanges(locks, Contents(), share=share), Views(data_root.root))
+    contents = Contents(IndexFiles(settings.shelf, settings.root))
+    return FileWriter(FileChanges(locks, contents, share=share), Views(data_root.root))
 
 
 def _document(app: App, router: OrderedRouter, *, tokens: bool) -> dict[str, Any]:
