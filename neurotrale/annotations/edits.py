@@ -16,7 +16,7 @@ from cachetools import LRUCache, cached
 from neurotrale.annotations.alike import common_ends
 from neurotrale.annotations.document import Document, id_of
 from neurotrale.annotations.seen import Seen
-from neurotrale.annotations.spelling import is_edited
+from neurotrale.annotations.spelling import is_edited, is_only_respelled
 
 COMPARISONS = 50_000  # remembered
 REMEMBERED_IDS = 200_000  # in edits that are remembered
@@ -122,4 +122,6 @@ def _hashes(base: Seen, body: Seen, id_: str, own: bool) -> tuple[int, int, bool
 # A client spells all of a file differently from what it has loaded: each pair is compared once.
 @cached(_edited, _hashes, Lock())
 def _is_edited(base: Seen, body: Seen, id_: str, own: bool) -> bool:
+    if is_only_respelled(base.texts[id_], body.texts[id_], own=own):
+        return False
     return is_edited(base[id_], body[id_], own=own)
