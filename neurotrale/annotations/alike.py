@@ -39,7 +39,7 @@ def common_ends(old: Document, new: Document) -> CommonEnds:
     first, last = alike_bytes(old.content, new.content)
     head = min(_stops_until(old, first), _stops_until(new, first))
     tail = min(_starts_from(old, last), _starts_from(new, last))
-    # Bytes that are alike may be in the middle of something else.
+    # To be sure: an end in the middle of something else would tear it apart.
     if not np.array_equal(old.index.stops[:head], new.index.stops[:head]):
         head = 0
     shift = len(new.content) - len(old.content)

@@ -70,7 +70,7 @@ def _alike_segments(old: Document, new: Document, before: _Cuts, after: _Cuts) -
     shift = len(new.content) - len(old.content)
     tail = min(len(cuts) - 1 - bisect_left(cuts, cuts[-1] - last) for cuts in (before, after))
     tail = min(tail, len(before) - 1 - head, len(after) - 1 - head)
-    # Bytes that are alike may be in the middle of something else.
+    # To be sure: an end in the middle of something else would tear it apart.
     if before[: head + 1] != after[: head + 1]:
         head = 0
     if [cut + shift for cut in before[len(before) - 1 - tail :]] != after[len(after) - 1 - tail :]:

@@ -164,7 +164,7 @@ def _respells_raw(old: bytes, new: bytes, key: str) -> bool:
 
 
 def _respells_floats(old: tuple[float, ...], new: tuple[float, ...]) -> bool:
-    if len(old) != len(new) or not old or max(max(old), -min(old)) > _EXACT_INT:
+    if len(old) != len(new) or not old or max(max(old), -min(old)) >= _EXACT_INT:
         return False
     if old == new:
         return True
