@@ -31,6 +31,7 @@ from neurotrale.annotations.saves import Saves
 from neurotrale.annotations.viewers import NO_NOTES, SaveNotes
 from neurotrale.annotations.write_requests import WriteOperation, WriteRequest, Written
 from neurotrale.errors import MissingError
+from neurotrale.metrics import count_held
 
 log = logging.getLogger(__name__)
 
@@ -104,6 +105,7 @@ class PlannedWrite:
         for warning in request.warnings:
             log.warning("%s %s: %s", request.operation, path, warning)
         if newly_held:
+            count_held(newly_held)
             log.warning("put %s: held back the removal of %d annotations", path, newly_held)
         return self._written(applied, newly_held, notes)
 
@@ -124,18 +126,16 @@ class PlannedWrite:
     def put(self, before: Before) -> Change:
         """Replace the file, or merge what a viewer saves."""
         context, body = self.request.context, self.request.body
-        new = Document.parse(body)
         assert self.saves is not None
         self.saves.begin(id(self))
+        new = self.saves.parse(context, before, body)
         context.preconditions.check(before)
         content = before.content
         is_merged = context.viewer is not None and not context.preconditions.match
         if content is None or content.document is None or not is_merged:
-            old = b"" if content is None else content.body
-            creates = not is_merged or len(new.index) > 0 or bool(self.key)
+            creates = not is_merged or bool(new.texts) or bool(self.key)
             if content is not None or creates:
-                self.saves.replace(context, body)
-                return Change("put", hunks_between(old, body), new.index, ())
+                return self.saves.replace(context, content, new)
             return Change("put", (), creates=False)  # the viewer leaves a slice that has no file
         change = self.saves.merge(context, before, new)
         self.newly_held, self.notes = change.newly_held, change.notes
