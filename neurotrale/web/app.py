@@ -10,6 +10,7 @@ from typing import Any, cast
 import falcon
 from falcon.routing import CompiledRouter
 
+from neurotrale.annotations.change_feed import ChangeFeed
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.history import AnnotationHistory
 from neurotrale.annotations.paths import AnnotationFiles
@@ -57,6 +58,7 @@ from neurotrale.web.resources.api import (
     DocumentResource,
     HealthResource,
 )
+from neurotrale.web.resources.changes import ChangesResource
 from neurotrale.web.resources.chunks import ChunkResource, ChunkSender, TiffResource
 from neurotrale.web.resources.datasets import (
     DatasetResource,
@@ -244,6 +246,7 @@ def create_app(
             ),
             AnnotationResource(store, settings.max_body_bytes, settings.guard, compressor, spaces),
             HistoryResource(annotation_files, history),
+            ChangesResource(ChangeFeed(annotation_files, contents), compressor),
             RevisionResource(annotation_files, history),
             RestoreResource(annotation_files, history),
             HeldResource(annotation_files, history),
