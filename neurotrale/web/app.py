@@ -20,6 +20,7 @@ from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.writes import AnnotationWriter, FileWriter
 from neurotrale.chunks.store import Chunks
 from neurotrale.datasets.catalog import Catalog
+from neurotrale.datasets.dataset_ids import DatasetIds
 from neurotrale.layers.sources import LayerSources
 from neurotrale.layers.spatial_index import CoordinateSpaces
 from neurotrale.locking.locks import Locks
@@ -155,7 +156,8 @@ def create_app(
         ],
     )
     add_error_handlers(app)
-    catalog = Catalog(chunks, annotation_files)
+    ids = DatasetIds(data_root, may_write=not settings.read_only, share=share)
+    catalog = Catalog(chunks, annotation_files, ids)
     layers = Layers(LayerSources(annotation_files, spaces, settings.shelf), compressor)
     add_routes(
         app,
@@ -220,7 +222,9 @@ def create_writer(settings: AppSettings) -> FileWriter:
     data_root.check()
     locks = Locks(settings.lock, settings.lock_timeout_s, share=share, claims=WriterClaims())
     locks.check(data_root.root)
-    return FileWriter(FileChanges(locks, Contents(), share=share), Views(data_root.root))
+    ids = DatasetIds(data_root, may_write=True, share=share)
+    changes = FileChanges(locks, Contents(), share=share)
+    return FileWriter(changes, Views(data_root.root), ids.keep)
 
 
 def _document(app: App, router: OrderedRouter, *, tokens: bool) -> dict[str, Any]:

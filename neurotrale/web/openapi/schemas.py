@@ -205,6 +205,13 @@ _VOLUME: Json = {
         "voxel_nm": _LENGTHS,
     },
 }
+_IDENTITY = _object(
+    {
+        "id": _of("string", description="The same as long as the dataset is not copied."),
+        "derived": _of("boolean", description="No id could be stored; this one may change."),
+        "copied_from": _of("string", nullable=True, description="Id of what this is a copy of."),
+    }
+)
 _KIND = _object({"anntype": _TEXT, "type": _TEXT, "count": _COUNT, "reviewed": _COUNT})
 _ANNOTATIONS = _object(
     {
@@ -253,7 +260,13 @@ SCHEMAS: dict[str, Json] = {
     "Changes": _CHANGES,
     "Mine": _MINE,
     "Dataset": _object(
-        {"name": _TEXT, "volume": _VOLUME, "annotations": _ANNOTATIONS, "preview": _FLAG}
+        {
+            "name": _TEXT,
+            "identity": _IDENTITY,
+            "volume": _VOLUME,
+            "annotations": _ANNOTATIONS,
+            "preview": _FLAG,
+        }
     ),
     "Layers": _LAYERS,
     "Origin": _object(
