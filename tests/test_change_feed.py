@@ -459,6 +459,26 @@ def test_journal_of_another_file_is_a_reset(brain: Brain, service: Service) -> N
     assert "After change 1 the file was another one" in answer["reason"]
 
 
+def test_number_within_a_burst_goes_on_after_the_burst_became_one_record(brain: Brain) -> None:
+    brain.patch(point("d"))
+    etags = []
+    for number in range(4):
+        brain.patch(point("d", x=number + 2))
+        etags.append(told(brain)["etag"])
+    journal = Journal(brain.file)
+    records = journal.path.read_bytes().splitlines(keepends=True)
+    first, last = (json.loads(line) for line in (records[1], records[-1]))
+    last |= {"covers": 2, "old": first["old"], "hunks": []}
+    journal.path.write_bytes(records[0] + json.dumps(last).encode() + b"\n")
+    for since, etag in enumerate(etags, start=2):
+        answer = told(brain, since=since, etag=etag, annotations=1)
+        assert not answer["reset"]
+        numbers = [(change["revision"], change["saves"]) for change in answer["changes"]]
+        assert numbers == ([(5, 4)] if since < 5 else [])
+    assert [change["revision"] for change in told(brain, since=0)["changes"]] == [1, 5]
+    assert told(brain, since=6)["reset"] is True
+
+
 def test_record_that_is_not_applied_is_not_told(brain: Brain) -> None:
     brain.patch(point("d"))
     content, journal = brain.file.read_bytes(), Journal(brain.file)

@@ -29,6 +29,7 @@ class ChangeNotice(msgspec.Struct, kw_only=True, rename={"source": "from"}):
         source: The client's address.
         operation: The operation.
         session: Label of the viewer; empty for other clients.
+        saves: How many saves the record stands for: several if an annotation was dragged.
         etag: ETag of the file after the change; None if it did not exist then.
         added: Ids of added annotations.
         changed: Ids of changed annotations.
@@ -45,6 +46,7 @@ class ChangeNotice(msgspec.Struct, kw_only=True, rename={"source": "from"}):
     source: str
     operation: str
     session: str
+    saves: int
     etag: str | None
     added: list[str]
     changed: list[str]
@@ -63,6 +65,7 @@ class ChangeNotice(msgspec.Struct, kw_only=True, rename={"source": "from"}):
             source=entry.source,
             operation=entry.op,
             session=entry.save.session,
+            saves=entry.saves,
             etag=None if entry.new is None else entry.new.hash,
             added=entry.added,
             changed=entry.changed,

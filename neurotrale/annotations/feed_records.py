@@ -83,6 +83,7 @@ class FeedRecords:
         base: Number of the last applied record up to the one that the client knows; 0 for none.
         base_etag: ETag of the content that all of them are based on.
         has_known: Whether the journal has the record that the client knows.
+        is_within: Whether it is now a part of a record that stands for several saves.
         first: Number of the first record of the journal, if that was read; else 0.
     """
 
@@ -92,6 +93,7 @@ class FeedRecords:
     base: int = 0
     base_etag: str | None = None
     has_known: bool = False
+    is_within: bool = False
     first: int = 0
 
     @classmethod
@@ -105,7 +107,10 @@ class FeedRecords:
                 if is_applied:
                     records.base, records.base_etag = entry.n, _hash(entry.new)
                     return records
-            elif is_applied:
+                continue
+            is_within = since is not None and entry.first_covered <= since
+            records.is_within |= is_within
+            if is_applied:
                 records.numbers.append(entry.n)
                 records.etags.append(_hash(entry.new))
                 records.base_etag = _hash(entry.old)
@@ -113,7 +118,7 @@ class FeedRecords:
                     records.notices.appendleft(ChangeNotice.of(entry))
                 elif len(records.numbers) == MOST_RACED:
                     return records
-        records.first = 1 if entry is None else entry.n
+        records.first = 1 if entry is None else entry.first_covered
         records.has_known |= since is not None and since == records.first - 1
         return records
 
@@ -140,7 +145,7 @@ class FeedRecords:
 
     def gap(self, query: FeedQuery) -> str:
         """Return why the journal cannot tell what came after a record; "" if it can."""
-        if self.has_known:
+        if self.has_known or self.is_within:
             return ""
         newest = max(self.numbers[:1], default=self.base)
         found = "has no record" if not newest else f"goes to {newest}"
@@ -153,7 +158,7 @@ class FeedRecords:
 
     def difference(self, query: FeedQuery, etag: str | None) -> str:
         """Return why what a client has is not what the journal tells of; "" if it is."""
-        if not query.known or query.known in (self.base_etag, etag, *self.etags):
+        if self.is_within or not query.known or query.known in (self.base_etag, etag, *self.etags):
             return ""
         return (
             f"After change {query.since} the file was another one than the client has. The journal"

@@ -115,6 +115,7 @@ _HISTORY: Json = {
 
 _NOTICE = _object(
     {key: _CHANGE[key] for key in ("revision", "at", "by", "from", "operation", "session")}
+    | {"saves": _of("integer", description="How many saves it stands for: a drag is one change.")}
     | {"etag": _of("string", nullable=True, description="Of the file after the change.")}
     | dict.fromkeys(("added", "changed", "removed"), _TEXTS)
     | {
