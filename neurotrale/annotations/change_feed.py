@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -42,14 +43,23 @@ class FollowedFile:
     """A file, and the version of all that its change feed is made from.
 
     Attributes:
-        file: The file.
+        directory: Path of its directory.
+        leaf: Its name there.
+        display_path: Its path relative to the data root.
         version: Identifies the version.
         is_settled: Whether the next version is certain to have another identification.
     """
 
-    file: AnnotationFile
+    directory: str
+    leaf: str
+    display_path: str
     version: str
     is_settled: bool
+
+    @property
+    def path(self) -> Path:
+        """Path of the file."""
+        return Path(self.directory, self.leaf)
 
     def etag(self, last: int) -> str:
         """Return the ETag of an answer that tells all changes up to a record."""
@@ -108,15 +118,14 @@ class ChangeFeed:
             place = self.files.data_root.directories.get(parts)
             status = place.status(name.leaf)
             if stat.S_ISREG(status.st_mode):
-                path = place.path_of(name.leaf)
-                file = AnnotationFile(path, self.files.display_path(name))
-                return _followed(file, place, Stamp.of(status))
+                display_path = self.files.display_path(name)
+                return _followed(place, name.leaf, display_path, Stamp.of(status))
         except OSError:
             pass  # the longer way says what is wrong, and follows links
         file = self.files.recorded(name)
         with reading(file.display_path):
             place, leaf = directory_of(file.path)
-            return _followed(file, place, _stamp(place, leaf))
+            return _followed(place, leaf, file.display_path, _stamp(place, leaf))
 
     def answer(self, followed: FollowedFile, query: FeedQuery) -> FeedAnswer:
         """Return what has changed.
@@ -126,13 +135,13 @@ class ChangeFeed:
             MissingError, DamagedError: Annotations are asked for, and there is no file, or it is
                 not a JSON array.
         """
-        key, version = (followed.file.path, query), followed.version
+        key, version = (followed.directory, followed.leaf, query), followed.version
         # One that was made before the version was settled is made once more when it is.
         find = self._answers.find_settled if followed.is_settled else self._answers.find
         answer = find(key, version)
         if answer is None:
-            with reading(followed.file.display_path):
-                answer = self._make(followed.file, query)
+            with reading(followed.display_path):
+                answer = self._make(AnnotationFile(followed.path, followed.display_path), query)
             self._answers.put(key, version, answer, is_settled=followed.is_settled)
         return answer
 
@@ -182,10 +191,17 @@ def _stamp(directory: Directory, name: str) -> Stamp | None:
     return Stamp.of(status) if stat.S_ISREG(status.st_mode) else None
 
 
-def _followed(file: AnnotationFile, place: Directory, stamp: Stamp | None) -> FollowedFile:
+def _followed(place: Directory, leaf: str, display_path: str, stamp: Stamp | None) -> FollowedFile:
     # The journal last: it is never older than what it tells of.
-    journal = Journal(file.path)
-    burst = _stamp(place, journal.burst_path.name)
-    stamps = (stamp, burst, _stamp(place, journal.path.name))
-    version = etag_of(repr(stamps).encode())
-    return FollowedFile(file, version, all(one is None or one.is_settled for one in stamps))
+    stamps = (stamp, *(_stamp(place, name) for name in _companions(leaf)))
+    known = [one for one in stamps if one is not None]
+    text = " ".join("" if one is None else f"{one.recorded}-{one.ctime_ns:x}" for one in stamps)
+    is_settled = all(one.is_settled for one in known)
+    return FollowedFile(place.path, leaf, display_path, etag_of(text.encode()), is_settled)
+
+
+@lru_cache(1024)
+def _companions(leaf: str) -> tuple[str, str]:
+    """Return the names of the burst and the journal of a file."""
+    journal = Journal(Path(leaf))
+    return journal.burst_path.name, journal.path.name
