@@ -40,6 +40,7 @@ WHEREVER_GET_WORKS = {
     "chunk": CHUNK,
     "tiff": f"{CHUNK}.tiff",
     "annotations": ANNOTATIONS,
+    "changes": f"{ANNOTATIONS}/changes?since=0",
     "one-annotation": f"{ANNOTATIONS}?id={'a' * 40}",
     "api-redirect": "/api",
     "api": "/api/",

@@ -92,7 +92,9 @@ class Contents:
     """
 
     def __init__(self) -> None:
-        self._indices: VersionedCache[Index] = VersionedCache(CACHED_FILES, CACHED_ANNOTATIONS, len)
+        self._indices: VersionedCache[Index] = VersionedCache(
+            CACHED_FILES, CACHED_ANNOTATIONS, len, "annotations"
+        )
 
     def read(self, path: Path) -> Content:
         """Read a file; take its index from the cache or compute it.

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
+from neurotrale.metrics import count_journal
 from neurotrale.storage.descriptors import Directory
 from neurotrale.storage.directories import directory_at, directory_of
 from neurotrale.storage.permissions import (
@@ -186,6 +187,7 @@ def append(path: Path, pieces: Iterable[bytes], file: Path, head: bytes) -> bool
                 changed = follow(descriptor, permissions)
             _write_all(descriptor, pieces)
             os.fsync(descriptor)
+            count_journal(os.fstat(descriptor).st_size - size)
         except BaseException:
             with suppress(OSError):
                 os.ftruncate(descriptor, size)
