@@ -211,7 +211,7 @@ def test_options_wherever_get_works_names_the_methods(service: Service, path: st
 def test_other_methods_are_refused_with_the_allowed_ones(
     service: Service, path: str, method: str
 ) -> None:
-    writable = path.startswith(ANNOTATIONS)
+    writable = path.partition("?")[0] == ANNOTATIONS
     if writable and method in ("PUT", "PATCH", "DELETE"):
         return  # what these do is a matter of the annotation tests
     answer = ask(service, path, {"Origin": ORIGIN}, method=method)
