@@ -20,7 +20,6 @@ from neurotrale import metrics
 from neurotrale.annotations.handover import RemoteWriter, WriteJobs, address_of
 from neurotrale.errors import StartError
 from neurotrale.late import load_all
-from neurotrale.locking.writers import remove_claims
 from neurotrale.server.messages import socket_pair
 from neurotrale.server.proxies import Application, TrustedProxies
 from neurotrale.server.sockets import address_facts, names_of, open_socket, unix_socket
@@ -147,7 +146,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         _listening(settings) as listening,
         _shared_cache_directory() as shelf,
         watch_tokens(settings.app.token_file) as watch,
-        _one_writer(settings, listening) as (link, run_writer),
+        _one_writer(settings, listening, shelf) as (link, run_writer),
     ):
         tokens = watch.tokens if watch else None
         writer = None if link is None else RemoteWriter(link, PARKED_BYTES)
@@ -208,13 +207,13 @@ def _work(
 
 @contextmanager
 def _one_writer(
-    settings: ServeSettings, listening: socket.socket
+    settings: ServeSettings, listening: socket.socket, shelf: Path | None
 ) -> Iterator[tuple[WriterLink | None, Callable[[], None] | None]]:
     """Return the link to the process that makes all changes, and what that process runs."""
     if settings.app.read_only:
         yield None, None
         return
-    file_writer = create_writer(settings.app)
+    file_writer = create_writer(replace(settings.app, shelf=shelf))
     jobs = WriteJobs(file_writer)
     door, outside = socket_pair()
     link = WriterLink(outside)
@@ -225,11 +224,8 @@ def _one_writer(
         writer = Writer(door, address_of, queues, settings.limits.queue, jobs.note)
         signal.signal(signal.SIGTERM, lambda *_: writer.stop())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal, it is for the supervisor
-        try:
+        with file_writer.running():
             writer.run()
-        finally:
-            file_writer.views.close()
-            remove_claims()
 
     with door, outside:
         yield link, run

@@ -12,6 +12,7 @@ from falcon.routing import CompiledRouter
 from neurotrale.annotations.change_feed import ChangeFeed
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.history import AnnotationHistory
+from neurotrale.annotations.index_files import IndexFiles
 from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.annotations.refusals import Refusals
 from neurotrale.annotations.store import AnnotationStore
@@ -127,7 +128,7 @@ def create_app(
     annotation_files = AnnotationFiles(data_root, share=share)
     refusals = None if settings.read_only else Refusals(data_root.root)
     viewer, ui = _bundle(settings.viewer, VIEWER_HEAD), _bundle(settings.ui)
-    contents = Contents()
+    contents = Contents(IndexFiles(settings.shelf, settings.root, keep=not settings.read_only))
     if writer is None and not settings.read_only:
         writer = create_writer(settings)
     store = AnnotationStore(annotation_files, contents, writer)
@@ -225,8 +226,9 @@ def create_writer(settings: AppSettings) -> FileWriter:
     data_root.check()
     locks = Locks(settings.lock, settings.lock_timeout_s, share=share, claims=WriterClaims())
     locks.check(data_root.root)
+    contents = Contents(IndexFiles(settings.shelf, settings.root))
     ids = DatasetIds(data_root, may_write=True, share=share)
-    changes = FileChanges(locks, Contents(), share=share)
+    changes = FileChanges(locks, contents, share=share)
     return FileWriter(changes, Views(data_root.root), ids.keep)
 
 
