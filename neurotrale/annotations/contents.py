@@ -175,7 +175,7 @@ class Contents:
         self.large_bytes = large_bytes
         self.files = files or IndexFiles()
         self._indices: VersionedCache[Index] = VersionedCache(
-            CACHED_FILES, CACHED_BYTES, lambda index: index.size_bytes
+            CACHED_FILES, CACHED_BYTES, lambda index: index.size_bytes, "annotations"
         )
         self._etags: VersionedCache[str] = VersionedCache(CACHED_FILES)
 

@@ -34,6 +34,7 @@ from neurotrale.annotations.viewers import NO_NOTES, Viewer
 from neurotrale.annotations.write_requests import WriteOperation, WriteRequest, Written
 from neurotrale.errors import MissingError
 from neurotrale.locking.writers import remove_claims
+from neurotrale.metrics import count_held
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +170,7 @@ class _Planned:
         for warning in request.warnings:
             log.warning("%s %s: %s", request.operation, path, warning)
         if newly_held:
+            count_held(newly_held)
             log.warning("put %s: held back the removal of %d annotations", path, newly_held)
         notes = self.notes if applied.record is None else applied.record.save
         return Written(

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
+from neurotrale.metrics import count_journal
 from neurotrale.storage.descriptors import Directory
 from neurotrale.storage.directories import directory_at, directory_of
 from neurotrale.storage.permissions import (
@@ -164,10 +165,9 @@ def _permissions(path: Path) -> Permissions | None:
 def append(path: Path, pieces: Iterable[bytes], file: Path, head: bytes) -> bool:
     """Append bytes to a companion and make them durable; on failure the companion is unchanged.
 
-    The companion follows the permissions of its annotation file. One with several hard links is
-    copied first, and only the copy grows: the other link may belong to a backup, or to an unrelated
-    file. Another user's that this user may not write is replaced by a copy if this user may write
-    the annotation file.
+    The companion follows the permissions of its annotation file. One with several hard links, which
+    may belong to a backup, is copied first, and only the copy grows. Another user's that this user
+    may not write is replaced by a copy if this user may write the annotation file.
 
     Args:
         path: The companion; created if absent.
@@ -180,8 +180,7 @@ def append(path: Path, pieces: Iterable[bytes], file: Path, head: bytes) -> bool
         Whether the permissions of an existing companion were changed.
 
     Raises:
-        IrregularFileError: The path is a link, a pipe, a directory or the like, or belongs to
-            somebody else.
+        IrregularFileError: The path is a link, a directory or the like, or somebody else's.
         OSError: Nothing was appended.
     """
     permissions = _permissions_like(file)
@@ -202,6 +201,7 @@ def append(path: Path, pieces: Iterable[bytes], file: Path, head: bytes) -> bool
                 changed = follow(descriptor, permissions)
             write_all(descriptor, pieces)
             os.fsync(descriptor)
+            count_journal(os.fstat(descriptor).st_size - size)
         except BaseException:
             with suppress(OSError):
                 os.ftruncate(descriptor, size)

@@ -30,7 +30,7 @@ from neurotrale.storage.state import ServiceId
 from neurotrale.tokens.file import check_not_served
 from neurotrale.tokens.watch import SharedTokens, watch_in_background
 from neurotrale.web.app_settings import AppSettings
-from neurotrale.web.auth import TokenMiddleware
+from neurotrale.web.auth import TokenMiddleware, public_paths
 from neurotrale.web.error_handlers import add_error_handlers
 from neurotrale.web.origins import KnownHosts, WritingPages, grants_to
 from neurotrale.web.prefixes import Prefixes
@@ -41,6 +41,7 @@ from neurotrale.web.resources.api import (
     DocsResource,
     DocumentResource,
     HealthResource,
+    MetricsResource,
 )
 from neurotrale.web.resources.chunks import ChunkResource, ChunkSender, TiffResource
 from neurotrale.web.resources.datasets import (
@@ -132,6 +133,7 @@ def create_app(
     if settings.token_file is not None:
         check_not_served(settings.token_file, data_root.root)
         tokens = tokens or watch_in_background(settings.token_file)
+    public = public_paths(with_metrics=settings.metrics_public)
     router = OrderedRouter()
     named = settings.cors_origins or ()
     readers = "*" if settings.cors_origins is None or "*" in named else named
@@ -150,7 +152,7 @@ def create_app(
             ),
             OriginMiddleware(hosts, pages, read_only=settings.read_only),
             grants_to(readers),
-            *([] if tokens is None else [TokenMiddleware(tokens)]),
+            *([] if tokens is None else [TokenMiddleware(tokens, public)]),
         ],
     )
     add_error_handlers(app)
@@ -160,6 +162,7 @@ def create_app(
         app,
         [
             HealthResource(data_root, tokens, read_only=settings.read_only),
+            MetricsResource(),
             DocumentResource(
                 lambda: _document(app, router, tokens=settings.token_file is not None)
             ),
