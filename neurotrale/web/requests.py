@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from types import MappingProxyType
 
-from falcon import Request
+from falcon import HTTPInvalidParam, Request
 
 from neurotrale.annotations.changes import parse_time
 from neurotrale.errors import BadInputError
@@ -28,6 +29,8 @@ VIEWER_HEADERS = (
     "Sec-Fetch-User",
 )
 """The request headers that identify a viewer; so does a session in the path."""
+
+MAX_NUMBER = 2**53
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """The methods that change nothing."""
@@ -211,6 +214,27 @@ def time_parameter(req: Request, name: str) -> str | None:
     return parse_time(text, name) if text else None
 
 
+def number_parameter(
+    req: Request, name: str, minimum: int = 0, maximum: int = MAX_NUMBER
+) -> int | None:
+    """Return a number from the query; None if it is absent.
+
+    Raises:
+        BadInputError: It is not a number of this range.
+    """
+    try:
+        return req.get_param_as_int(name, min_value=minimum, max_value=maximum)
+    except HTTPInvalidParam as error:
+        raise BadInputError(
+            f"{name}={req.get_param(name)!r} is not a number from {minimum} to {maximum}."
+        ) from error
+
+
+def flag_parameter(req: Request, name: str) -> bool:
+    """Return whether the query has a parameter, with a value that means yes or without one."""
+    return req.get_param_as_bool(name, blank_as_true=True) or False
+
+
 def optional_id(req: Request) -> str | None:
     """Return the annotation id in the query; None if it is absent.
 
@@ -235,8 +259,8 @@ def required_ids(req: Request) -> list[str]:
             f"{req.method} needs the annotation's id in the query, as in ?id=4f2a..., or several,"
             " as in ?id=4f2a...&id=91b7... (a file is never deleted)."
         )
-    if len(set(ids)) < len(ids):
-        repeated = next(id_ for number, id_ in enumerate(ids) if id_ in ids[:number])
+    repeated, times = Counter(ids).most_common(1)[0]
+    if times > 1:
         raise BadInputError(
             f"The query has the id {repeated!r} more than once; send each id once."
             " Nothing was changed."
