@@ -99,9 +99,9 @@ def assert_same(found: Document, true: Document) -> None:
     assert found.content == true.content
     assert found.index.starts.tolist() == true.index.starts.tolist()
     assert found.index.stops.tolist() == true.index.stops.tolist()
-    assert [found.find(id_) for id_ in true.index.ids] == [true.find(id_) for id_ in true.index.ids]
-    assert list(found.index.ids) == list(true.index.ids)
-    assert found.index.repeated == true.index.repeated
+    assert [found.find(id_) for id_ in true.ids] == [true.find(id_) for id_ in true.ids]
+    assert list(found.ids) == list(true.ids)
+    assert found.repeated == true.repeated
 
 
 @given(alike())
@@ -113,7 +113,7 @@ def test_content_that_is_like_another_is_indexed_as_if_it_were_parsed(
     like = document_like(old, new.content)
     if like is not None:
         assert_same(like[0], new)
-        unlike = {id_ for id_ in new.index.ids if old.find(id_) != new.find(id_)}
+        unlike = {id_ for id_ in new.ids if old.find(id_) != new.find(id_)}
         assert unlike <= set(like[1])
 
 
@@ -231,8 +231,8 @@ def content_of(state: dict[str, Any], **spelling: Any) -> bytes:
 
 def plain_edit(base: Document, body: Document, *, own: bool) -> Edit:
     """The model: every annotation is compared."""
-    old = {id_: base.find(id_) or b"" for id_ in base.index.ids}
-    new = {id_: body.find(id_) or b"" for id_ in body.index.ids}
+    old = {id_: base.find(id_) or b"" for id_ in base.ids}
+    new = {id_: body.find(id_) or b"" for id_ in body.ids}
     return Edit(
         tuple(id_ for id_ in new if id_ not in old),
         tuple(

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from neurotrale.annotations.document import Document, Index, id_of
+from neurotrale.annotations.document import Document
+from neurotrale.annotations.index import MAX_INT32, Index, id_of
 from neurotrale.annotations.pieces import SPACE, NotAnArrayError
 from neurotrale.late import LazyModule
 
@@ -69,6 +70,8 @@ def document_like(old: Document, content: bytes) -> tuple[Document, list[str]] |
     """
     if old.content == content:
         return old, []
+    if len(content) > MAX_INT32 >= len(old.content):  # its offsets are larger numbers
+        return None
     size = len(old.index)
     first = _common_start(old.content, content)
     head = _stops_until(old, first)

@@ -14,7 +14,8 @@ import xxhash
 from cachetools import LRUCache, cached
 
 from neurotrale.annotations.alike import common_ends
-from neurotrale.annotations.document import Document, id_of
+from neurotrale.annotations.document import Document
+from neurotrale.annotations.index import id_of
 from neurotrale.annotations.seen import Seen
 from neurotrale.annotations.spelling import is_edited, is_only_respelled
 
@@ -82,7 +83,7 @@ def _changed(base: Seen, body: Seen, ids: Sequence[str], own: bool) -> tuple[str
 def _edit_by_ends(base: Seen, body: Seen, own: bool) -> Edit | None:
     """Return the edit if both are in memory, and alike at their ends; else None."""
     old, new = base.document, body.document
-    if old is None or new is None or old.index.repeated or new.index.repeated:
+    if old is None or new is None or old.repeated or new.repeated:
         return None
     ends = common_ends(old, new)
     if not (ends.head or ends.tail):

@@ -86,7 +86,7 @@ def merge_edit(
         if id_ not in present.texts:
             continue
         untouched = id_ in base.texts and not is_touched(base[id_], present[id_], own=own)
-        is_single = id_ not in file.index.repeated
+        is_single = not file.is_repeated(id_)
         (removed if untouched and is_single else held).append(id_)
     base.release()
     content = rewritten(file, new, set(removed), appended)
@@ -104,7 +104,7 @@ def rewritten(
         removed: Ids of annotations to remove.
         appended: Annotations to append.
     """
-    positions = {file.index.ids[id_]: text for id_, text in new.items()}
+    positions = {file.ids[id_]: text for id_, text in new.items()}
     pieces, at = [], 0
     for position in sorted(positions):
         start, stop = file.index.span(position)

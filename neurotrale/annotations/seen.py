@@ -22,7 +22,7 @@ class Texts(Mapping[str, bytes]):
         self._content = None if document is None else document.content
         self._load = load
         self._index = None if document is None else document.index
-        self._positions: Mapping[str, int] = {} if document is None else document.index.ids
+        self._positions: Mapping[str, int] = {} if document is None else document.ids
         self._others: Mapping[str, bytes] = {}
         self._is_blended = False
 
