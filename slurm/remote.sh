@@ -2,7 +2,7 @@
 # Sourced by `launch`; also runs in the old bash of macOS.
 # shellcheck shell=bash
 
-files=(launch session.sh steps.sh serve.sbatch resubmit balance)
+files=(launch session.sh settings.sh steps.sh serve.sbatch container.sh resubmit balance)
 there=.neurotrale/slurm
 # NEUROTRALE_SSH: another ssh command, or options for it
 read -ra ssh <<<"${NEUROTRALE_SSH:-ssh}"

@@ -1,9 +1,8 @@
 # Sessions: their files, their jobs, and whether they answer. Sourced by `launch`.
 # shellcheck shell=bash
 
-site=${NEUROTRALE_SITE:-$HOME/.neurotrale/site}
-# shellcheck source=/dev/null
-[[ ! -r $site ]] || . "$site"
+# shellcheck source=settings.sh
+. "$here/settings.sh"
 state=${NEUROTRALE_STATE:-$HOME/.neurotrale}
 poll_s=2
 
@@ -52,10 +51,25 @@ job_of() {
     local id
     # The session's own id is its first job, before that has written anything.
     for id in "$(field "$1" job)" "$(field "$1" next)" "$1"; do
-        if [[ -n $id && -n $(line_of "$id") ]]; then
+        if [[ -n $id ]] && ! has_ended "$id"; then
             echo "$id" && return
         fi
     done
+}
+
+# has_ended JOB: fail unless Slurm says that the job is over. That squeue does not list it is not
+# enough, because the files of a session, with its token, are removed when its job has ended.
+has_ended() {
+    local said
+    [[ -z $(line_of "$1") ]] || return 1
+    if said=$(scontrol show job "$1" 2>&1); then
+        said=$(sed -n '/JobState=/{s/.*JobState=\([A-Z_]*\).*/\1/p;q;}' <<<"$said")
+    fi
+    case $said in
+        *'Invalid job id'*) ;;
+        BOOT_FAIL | CANCELLED | COMPLETED | DEADLINE | FAILED | NODE_FAIL | OUT_OF_MEMORY | PREEMPTED | REVOKED | TIMEOUT) ;;
+        *) return 1 ;;
+    esac
 }
 
 # log_of JOB

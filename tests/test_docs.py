@@ -232,6 +232,7 @@ def test_examples_are_of_many_kinds_and_use_every_method() -> None:
 
 def test_page_of_options_is_that_of_the_table_of_settings() -> None:
     assert options_page.PAGE.read_text() == options_page.page(), "make options writes it"
+    assert options_page.SCRIPT.read_text() == options_page.script(), "make options writes it"
 
 
 def test_page_of_check_has_every_kind_of_finding() -> None:
