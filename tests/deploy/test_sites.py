@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +18,8 @@ from tests.datasets import write_dataset
 from tests.deploy import cluster as real
 from tests.deploy import machine
 from tests.deploy.cluster import SMALL, Cluster, Connection
-from tests.deploy.machine import User
+from tests.deploy.login import SHARED, Login, greeting, login_node
+from tests.deploy.machine import User, eventually, free_port
 from tests.deploy.samples import CHUNK, FIBERS, POINT
 
 
@@ -137,3 +143,232 @@ def test_setting_that_does_not_exist_is_refused(
     done = cluster.launch("submit", data, word, check=False)
     assert (done.returncode, said in done.stderr) == (2, True), done.stderr
     assert cluster.queue().keys() <= before.keys()
+
+
+# --- tunnels ---
+
+
+@contextmanager
+def tunnel(
+    cluster: Cluster, login: Login, session: str, port: int, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `launch tunnel` on another computer while the block lasts."""
+    words = cluster.launch_from_afar("--local-port", str(port), "tunnel", session, ssh=login.ssh)
+    with real.process(cluster.user, words, log) as started:
+        yield started
+
+
+def opened(log: Path) -> str:
+    """Wait until launch says that the tunnel is open; give the URL."""
+
+    def found() -> str:
+        said = log.read_text()
+        assert "launch: " not in said or "trying to log in" in said, said
+        match = re.search(r"^Open  (\S+)$", said, re.MULTILINE)
+        return match[1] if match else ""
+
+    return eventually(found, "an open tunnel", 60)
+
+
+def refused(cluster: Cluster, login: Login, session: str) -> str:
+    """Run `launch tunnel`, which finds no way; give what it says."""
+    words = cluster.launch_from_afar(
+        "--local-port", str(free_port()), "tunnel", session, ssh=login.ssh
+    )
+    done = cluster.user.run(words, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Open" not in done.stdout
+    return done.stderr
+
+
+def test_tunnel_ends_with_launch_however_that_ends_and_opens_again(
+    cluster: Cluster, site: Site, shared: Path
+) -> None:
+    port = free_port()
+    with login_node(cluster.user, shared / "ssh", client=SHARED) as login:
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+            log = shared / f"{number}.log"
+            with tunnel(cluster, login, site.session, port, log) as launch:
+                url = opened(log)
+                assert requests.get(f"{url}{CHUNK}").status_code == 200
+                launch.send_signal(number)
+                launch.wait(60)
+                eventually(lambda: not real.is_open(port), "the end of the tunnel", 30)
+
+
+def test_submit_picks_the_session_out_of_what_the_login_shell_prints(
+    cluster: Cluster, data: Path, shared: Path
+) -> None:
+    words: list[str | Path] = ["submit", data, f"IMAGE={cluster.image}", "--tunnel"]
+    with greeting(cluster.user), login_node(cluster.user, shared / "ssh") as login:
+        log, port = shared / "log", str(free_port())
+        command = cluster.launch_from_afar(
+            "--local-port", port, *words, "--", *SMALL, ssh=login.ssh
+        )
+        with real.process(cluster.user, command, log):
+            url = opened(log)
+            assert requests.get(f"{url}{CHUNK}").status_code == 200
+            session = re.findall(r"^Stop .* (\d+)$", log.read_text(), re.MULTILINE)[0]
+            cluster.submitted.append(session)
+    said = log.read_text()
+    assert "Welcome to the cluster" in said
+    assert cluster.token(session) in url
+
+
+def test_tunnel_that_the_login_node_forbids_says_so(
+    cluster: Cluster, site: Site, shared: Path
+) -> None:
+    server = ["AllowTcpForwarding no"]
+    with login_node(cluster.user, shared / "ssh", server=server, nodes=cluster.nodes) as login:
+        said = refused(cluster, login, site.session)
+    assert "there is no tunnel: login forbids the forwarding of ports (AllowTcpForwarding" in said
+
+
+def test_tunnel_goes_through_the_node_where_nothing_else_is_allowed(
+    cluster: Cluster, site: Site, shared: Path
+) -> None:
+    log, port = shared / "log", free_port()
+    server = ["PermitOpen *:{nodes}"]
+    with (
+        login_node(cluster.user, shared / "ssh", server=server, nodes=cluster.nodes) as login,
+        tunnel(cluster, login, site.session, port, log),
+    ):
+        assert requests.get(f"{opened(log)}{CHUNK}").status_code == 200
+    assert f"trying to log in to {site.connection.node}" in log.read_text()
+
+
+def test_login_that_fails_is_not_tried_again(cluster: Cluster, site: Site, shared: Path) -> None:
+    with login_node(cluster.user, shared / "ssh") as login:
+        (shared / "ssh" / "authorized").write_text("")
+        said = refused(cluster, login, site.session)
+        log = (shared / "ssh" / "login.log").read_text()
+    assert "Permission denied" in said
+    assert f"'launch --login {real.LOGIN} tunnel {site.session}' tries again" in said
+    assert log.count("Connection closed by authenticating user") == 1
+
+
+# --- nodes that the login node does not reach ---
+
+
+def test_session_on_the_loopback_address_is_reached_by_a_login_to_its_node(
+    cluster: Cluster, data: Path, shared: Path
+) -> None:
+    session = cluster.submit(data, "HOST=127.0.0.1")
+    said = cluster.launch("show", session)
+    assert "the service listens on the loopback address" in said.stderr
+    assert re.findall(r"^ *ssh -N -L (\S+) (-?\w+)", said.stdout, re.MULTILINE) == [
+        (f"9000:localhost:{cluster.connection(session).port}", "-J")
+    ]
+    log, port = shared / "log", free_port()
+    with login_node(cluster.user, shared / "ssh", nodes=cluster.nodes) as login:
+        with tunnel(cluster, login, session, port, log):
+            assert requests.get(f"{opened(log)}{CHUNK}").status_code == 200
+        # Nodes that take no logins.
+        (shared / "ssh" / "ssh_config").write_text(
+            login.config.read_text().replace(" ".join(cluster.nodes), "none")
+        )
+        said_then = refused(cluster, login, session)
+    assert "does not take this login" in said_then
+    assert "there is no tunnel: the service listens on the loopback address of node" in said_then
+    cluster.launch("stop", session)
+
+
+def test_session_on_a_node_whose_name_is_unknown_is_reached_by_its_address(
+    cluster: Cluster, data: Path, shared: Path
+) -> None:
+    session = cluster.submit(data, "NODE_NAME=cn-0042.invalid")
+    said = cluster.launch("show", session).stdout
+    assert f"job {session} on cn-0042.invalid" in said
+    ((target, _, _),) = re.findall(r"^ *ssh -N -L 9000:(([\d.]+):(\d+)) \S+$", said, re.MULTILINE)
+    assert requests.get(f"http://{target}/api/health").ok
+    assert re.search(rf"session {session}: .* healthy, ", cluster.launch("status").stdout)
+    log, port = shared / "log", free_port()
+    with (
+        login_node(cluster.user, shared / "ssh") as login,
+        tunnel(cluster, login, session, port, log),
+    ):
+        assert requests.get(f"{opened(log)}{CHUNK}").status_code == 200
+    cluster.launch("stop", session)
+
+
+def test_port_that_the_login_node_does_not_reach_is_named(cluster: Cluster, site: Site) -> None:
+    # Of this session only the port is another one, to which nobody listens.
+    place = cluster.place("4000000000")
+    place.mkdir()
+    try:
+        for name in ("job", "connection.json"):
+            text = (cluster.place(site.session) / name).read_text()
+            port = free_port()
+            (place / name).write_text(text.replace(str(site.connection.port), str(port)))
+        cluster.user.own(place)
+        said = cluster.launch("show", "4000000000")
+    finally:
+        shutil.rmtree(place)
+    assert f"{site.connection.node} refuses connections to port {port} from " in said.stderr
+    assert not re.search(r"^ *ssh -N -L \S+ [^-]", said.stdout, re.MULTILINE)
+
+
+# --- links ---
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A scratch directory that is a link, as ``/scratch`` to ``/lustre/x``, and data in it.
+
+    Attributes:
+        given: The data root by the name that people use.
+        elsewhere: A directory outside of it, with a dataset.
+    """
+
+    given: Path
+    elsewhere: Path
+
+
+@pytest.fixture
+def scratch(unmounted: Path, hpc: User) -> Scratch:
+    real = unmounted / "lustre" / "x"
+    given, elsewhere = unmounted / "scratch" / "data", real / "elsewhere"
+    write_dataset(real / "data" / "brain")
+    write_dataset(elsewhere / "cortex")
+    (unmounted / "scratch").symlink_to(real)
+    (real / "data" / "by-name").symlink_to(given / "brain")
+    (real / "data" / "by-real-name").symlink_to(real / "data" / "brain")
+    (real / "data" / "away").symlink_to(unmounted / "scratch" / "elsewhere" / "cortex")
+    hpc.own(unmounted)
+    return Scratch(given, elsewhere)
+
+
+STATUSES = {"brain": 200, "by-name": 200, "by-real-name": 200, "away": 404}
+
+
+@pytest.mark.parametrize(
+    ("setting", "statuses"),
+    [("BIND_LINKS=0", STATUSES), ("BIND_LINKS=1", {**STATUSES, "away": 200})],
+    ids=["the data root", "and what its links lead to"],
+)
+def test_links_in_scratch_work_in_both_of_their_forms(
+    cluster: Cluster, scratch: Scratch, setting: str, statuses: dict[str, int]
+) -> None:
+    session = cluster.submit(scratch.given, setting)
+    connection, token = cluster.connection(session), cluster.token(session)
+
+    def status(dataset: str) -> int:
+        url = f"{connection.url}/token/{token}/{CHUNK.replace('brain', dataset, 1)}"
+        return requests.get(url).status_code
+
+    assert {dataset: status(dataset) for dataset in statuses} == statuses
+    log = cluster.log(session)
+    missing = f"not in this container (bind it: --bind {scratch.given.parent}/elsewhere)"
+    assert (missing in log) == (statuses["away"] == 404), log
+    assert "already in the mount point list" not in log
+    cluster.launch("stop", session)
+
+
+def test_check_says_which_bind_is_missing(hpc: User, sif: Path, scratch: Scratch) -> None:
+    brain = scratch.given / "brain"
+    (brain / "annotations" / "x0y0z0" / "away.json").symlink_to(scratch.elsewhere / "cortex/info")
+    words = ["apptainer", "run", "--bind", str(scratch.given), str(sif), "check", str(brain)]
+    said = hpc.run(words, check=False).stdout
+    assert "link-broken" in said
+    assert f"not in this container (bind it: --bind {scratch.elsewhere}/cortex)" in said
+    assert "--follow-symlinks" not in said
