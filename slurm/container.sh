@@ -37,6 +37,23 @@ bind() {
     done
 }
 
+# bind_links DIRECTORY LEVELS: also bind what the links in its upper levels lead to. Deeper ones, where
+# chunks are, are not looked at: that would take too long.
+bind_links() {
+    local link target real
+    real=$(realpath "$1")
+    while IFS= read -r -d '' link; do
+        target=$(realpath -e "$link" 2>/dev/null) || continue # `check` finds those that lead nowhere
+        [[ $target/ != "$real"/* ]] || continue
+        # Under the name that the link has for it, too, if that goes through other links.
+        case $(readlink "$link") in
+            /*) [[ ! -d $target ]] || bind "$(readlink "$link")" ;;
+        esac
+        [[ -d $target ]] || target=$(dirname "$target")
+        bind "$target"
+    done < <(find "$real" -maxdepth "$2" -type l -print0)
+}
+
 # existing PATH: print it, or the nearest directory above it that exists
 existing() {
     local place=$1
