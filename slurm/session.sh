@@ -219,11 +219,18 @@ await() {
 
 # over SESSION: print how it ended, and clean up
 over() {
-    local job log
+    local job log state_of_job
     job=$(field "$1" job)
     log=$(log_of "${job:-$1}")
     say "session $1 is over${log:+; the end of its log, $log:}"
     [[ -z $log ]] || tail -n 10 "$log" >&2 || true
+    state_of_job=$(scontrol show job "${job:-$1}" 2>/dev/null | sed -n '/JobState=/{s/.*JobState=\([A-Z_]*\).*/\1/p;q;}')
+    case $state_of_job in
+        OUT_OF_MEMORY) say "It used more memory than the job has: submit it with more, such as -- --mem-per-cpu=4G, or with fewer WORKERS." ;;
+        TIMEOUT) say 'It reached its time limit: submit it with a longer one (-- --time=04:00:00), or with RESUBMIT=5.' ;;
+        NODE_FAIL | BOOT_FAIL) say 'Its node failed: submit it again.' ;;
+        PREEMPTED) say 'A job of higher priority took its place: submit it again, or with another --partition or --qos.' ;;
+    esac
     forget "$1"
     exit 3
 }

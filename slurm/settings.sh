@@ -56,3 +56,13 @@ exports() {
         *) echo "$wanted,${names%,}" ;;
     esac
 }
+
+# memory OPTIONS...: print what sbatch is to ask for, unless its options or variables name it. In the
+# job scripts it would exclude --mem.
+memory() {
+    local option
+    for option in "$@"; do
+        case $option in --mem | --mem=* | --mem-per-*) return ;; esac
+    done
+    [[ -n ${SBATCH_MEM_PER_CPU-}${SBATCH_MEM_PER_NODE-}${SBATCH_MEM_PER_GPU-} ]] || echo --mem-per-cpu=1G
+}

@@ -9,6 +9,7 @@ from tests.processes import REPOSITORY
 
 SLURM = REPOSITORY / "slurm"
 PAGE = (SLURM / "README.md").read_text()
+SETTINGS = (SLURM / "settings.sh").read_text()
 SCRIPT = (SLURM / "serve.sbatch").read_text()
 
 
@@ -27,10 +28,17 @@ def test_page_has_the_settings_of_the_job_script() -> None:
 
 def test_page_has_the_defaults_of_what_the_job_asks_for() -> None:
     asked = dict(re.findall(r"^#SBATCH (--[\w-]+)=(\S+)", SCRIPT, re.MULTILINE))
+    asked |= re.findall(r"\|\| echo (--mem-per-cpu)=(\S+)$", SETTINGS, re.MULTILINE)
     shown = table("option of sbatch")
     named = {name: default for name, default in shown.items() if default.startswith("`")}
     assert named == {name: f"`{asked[name.strip('`')]}`" for name in named}
-    assert {"`--time`", "`--cpus-per-task`", "`--nodes`", "`--signal`"} <= named.keys()
+    assert {
+        "`--time`",
+        "`--cpus-per-task`",
+        "`--mem-per-cpu`",
+        "`--nodes`",
+        "`--signal`",
+    } <= named.keys()
 
 
 def test_scripts_hand_over_with_exec_and_stop_at_the_first_error() -> None:

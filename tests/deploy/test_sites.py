@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
@@ -372,3 +373,95 @@ def test_check_says_which_bind_is_missing(hpc: User, sif: Path, scratch: Scratch
     assert "link-broken" in said
     assert f"not in this container (bind it: --bind {scratch.elsewhere}/cortex)" in said
     assert "--follow-symlinks" not in said
+
+
+# --- containers ---
+
+RUN_CONTAINER = """
+set -euo pipefail
+fail() { echo "$*" >&2; exit 2; }
+. "$1/container.sh"
+begin "$2"
+bind "$3"
+exec "${run[@]}" "$2" check "$3/brain"
+"""
+NEEDED = ("bash", "dirname", "find", "hostname", "realpath", "unsquashfs", "squashfuse", "env")
+
+
+def test_container_is_run_by_singularity_where_that_is_its_name(
+    cluster: Cluster, data: Path, shared: Path
+) -> None:
+    programs = shared / "bin"
+    programs.mkdir()
+    for name in NEEDED:
+        found = shutil.which(name)
+        if found is not None:
+            (programs / name).symlink_to(found)
+    engine = shutil.which("apptainer")
+    assert engine is not None
+    (programs / "singularity").symlink_to(engine)
+    script = ["/bin/bash", "-c", RUN_CONTAINER, "bash", cluster.scripts, cluster.image, data]
+    assert "no problems found" in cluster.user.run(["env", f"PATH={programs}", *script]).stdout
+    (programs / "singularity").unlink()
+    done = cluster.user.run(["env", f"PATH={programs}", *script], check=False)
+    assert done.returncode == 2
+    assert "there is neither apptainer nor singularity on " in done.stderr
+
+
+def test_container_is_unpacked_where_users_may_not_mount_it(
+    cluster: Cluster, data: Path, shared: Path
+) -> None:
+    if os.geteuid() != 0:
+        machine.missing("only root can take /dev/fuse away")
+    (shared / "no-fuse").touch(0o000)
+    words = ["bash", "-c", RUN_CONTAINER, "bash", cluster.scripts, cluster.image, data]
+    inside = f'mount --bind {shared}/no-fuse /dev/fuse && exec "$@"'
+    done = machine.run(
+        ["unshare", "--mount", "sh", "-c", inside, "sh", *cluster.user.command(words)],
+        env=cluster.user.environment(),
+        cwd=shared,
+    )
+    assert "so it is unpacked at each start" in done.stderr
+    assert "no problems found" in done.stdout
+
+
+# --- resources ---
+
+
+def test_job_that_needs_more_memory_than_it_has_is_told_in_words(
+    cluster: Cluster, data: Path, shared: Path
+) -> None:
+    hog = shared / "hog"
+    hog.write_text("#!/bin/sh\nexec python3 -c 'x = bytearray(2**29); print(len(x))'\n")
+    hog.chmod(0o755)
+    words: list[str | Path] = ["submit", data, f"COMMAND={hog}", "--", "--time=2", "--mem=50M"]
+    done = cluster.launch(*words, check=False)
+    assert done.returncode == 3
+    assert "It used more memory than the job has: submit it with more" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "memory"),
+    [
+        ((), {}, "MinMemoryCPU=1G"),
+        (("--mem=300M",), {}, "MinMemoryNode=300M"),
+        (("--mem", "300M"), {}, "MinMemoryNode=300M"),
+        (("--mem-per-cpu=300M",), {}, "MinMemoryCPU=300M"),
+        ((), {"SBATCH_MEM_PER_NODE": "300M"}, "MinMemoryNode=300M"),
+        ((), {"SBATCH_MEM_PER_CPU": "300M"}, "MinMemoryCPU=300M"),
+    ],
+    ids=["none", "of the node", "two words", "of a CPU", "variable", "variable for a CPU"],
+)
+def test_memory_may_be_asked_for_in_every_way_that_slurm_has(
+    cluster: Cluster,
+    data: Path,
+    options: tuple[str, ...],
+    environment: dict[str, str],
+    memory: str,
+) -> None:
+    words = [cluster.scripts / "launch", "submit", data, f"IMAGE={cluster.image}", "--no-wait"]
+    words += ["--", "--begin=now+1hour", *options]
+    session = cluster.user.run(words, env=environment).stdout.strip()
+    cluster.submitted.append(session)
+    assert memory in machine.run(["scontrol", "show", "job", session]).stdout
+    cluster.launch("stop", session)
