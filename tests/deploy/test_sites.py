@@ -104,6 +104,7 @@ def test_job_that_follows_is_queued_where_the_site_passes_nothing_on(
         {"SQUEUE_SORT": "nonsense"},
         {"SLURM_TIME_FORMAT": "%H"},
         {"SCONTROL_FUTURE": "1", "SCONTROL_ALL": "1"},
+        {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""},
     ],
     ids=lambda habit: "+".join(habit),
 )
