@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurotrale.annotations.document import Document
+from neurotrale.annotations.edits import Edit, edit_between
 from neurotrale.annotations.fields import MergedAnnotation, merge_annotation
-from neurotrale.annotations.merge import Edit, MergedFile, Seen, edit_between, merge_edit
+from neurotrale.annotations.merge import MergedFile, merge_edit
+from neurotrale.annotations.seen import Seen
 from neurotrale.annotations.spelling import Parsed, respells
 from neurotrale.annotations.splice import replace_range, set_fields
 
@@ -357,8 +359,8 @@ def test_everything_that_nobody_changed_keeps_its_bytes_and_its_order(
     assert set(edit.changed) == (described & all_.keys()) - removed
     result = merge_edit(file, Seen(file), Seen(body), edit, own=False)
     after = Document.parse(result.content)
-    assert list(after.index.ids) == [id_ for id_ in all_ if id_ not in removed]
-    for id_ in after.index.ids:
+    assert list(after.ids) == [id_ for id_ in all_ if id_ not in removed]
+    for id_ in after.ids:
         if id_ in described:
             new = json.loads(after.find(id_) or b"")
             assert new == all_[id_] | {"description": "new"}

@@ -401,7 +401,15 @@ def test_container_is_run_by_singularity_where_that_is_its_name(
     engine = shutil.which("apptainer")
     assert engine is not None
     (programs / "singularity").symlink_to(engine)
-    script = ["/bin/bash", "-c", RUN_CONTAINER, "bash", cluster.scripts, cluster.image, data]
+    script: list[str | Path] = [
+        "/bin/bash",
+        "-c",
+        RUN_CONTAINER,
+        "bash",
+        cluster.scripts,
+        cluster.image,
+        data,
+    ]
     assert "no problems found" in cluster.user.run(["env", f"PATH={programs}", *script]).stdout
     (programs / "singularity").unlink()
     done = cluster.user.run(["env", f"PATH={programs}", *script], check=False)
@@ -415,7 +423,15 @@ def test_container_is_unpacked_where_users_may_not_mount_it(
     if os.geteuid() != 0:
         machine.missing("only root can take /dev/fuse away")
     (shared / "no-fuse").touch(0o000)
-    words = ["bash", "-c", RUN_CONTAINER, "bash", cluster.scripts, cluster.image, data]
+    words: list[str | Path] = [
+        "bash",
+        "-c",
+        RUN_CONTAINER,
+        "bash",
+        cluster.scripts,
+        cluster.image,
+        data,
+    ]
     inside = f'mount --bind {shared}/no-fuse /dev/fuse && exec "$@"'
     done = machine.run(
         ["unshare", "--mount", "sh", "-c", inside, "sh", *cluster.user.command(words)],
@@ -460,9 +476,40 @@ def test_memory_may_be_asked_for_in_every_way_that_slurm_has(
     environment: dict[str, str],
     memory: str,
 ) -> None:
-    words = [cluster.scripts / "launch", "submit", data, f"IMAGE={cluster.image}", "--no-wait"]
+    words: list[str | Path] = [cluster.scripts / "launch", "submit", data, "--no-wait"]
     words += ["--", "--begin=now+1hour", *options]
     session = cluster.user.run(words, env=environment).stdout.strip()
     cluster.submitted.append(session)
     assert memory in machine.run(["scontrol", "show", "job", session]).stdout
     cluster.launch("stop", session)
+
+
+def test_submit_with_a_full_home_cancels_the_job_and_says_so(
+    cluster: Cluster, data: Path, shared: Path
+) -> None:
+    if os.geteuid() != 0:
+        machine.missing("only root can mount a file system that is full")
+    (shared / "home").mkdir()
+    before = cluster.queue().keys()
+    # Seen by this process alone; two blocks, which a file takes.
+    inside = 'mount -t tmpfs -o size=8k,mode=0777 none "$0" && head -c 8k /dev/zero >"$0/x"; "$@"'
+    words: list[str | Path] = [cluster.scripts / "launch", "submit", data, "--no-wait"]
+    words += [f"STATE={shared}/home", "--", "--begin=now+1hour"]
+    done = machine.run(
+        ["unshare", "--mount", "sh", "-c", inside, shared / "home", *cluster.user.command(words)],
+        env=cluster.user.environment(),
+        cwd=shared,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"{shared}/home cannot be written to, so the job was cancelled" in done.stderr
+    assert cluster.queue().keys() <= before
+
+
+def test_setting_of_the_environment_that_does_not_exist_is_told(
+    cluster: Cluster, data: Path
+) -> None:
+    words = [cluster.scripts / "launch", "submit", data, "--", "--partition=no-such"]
+    done = cluster.user.run(words, env={"NEUROTRALE_RESUBMITS": "3"}, check=False)
+    assert "NEUROTRALE_RESUBMITS is not a setting, and has no effect." in done.stderr
+    assert "Did you mean RESUBMIT?" in done.stderr
