@@ -116,15 +116,22 @@ def test_session_that_runs_is_listed_and_kept_whatever_its_user_likes_to_see(
     assert (cluster.place(site.session) / "tokens").read_text().strip().endswith(site.token)
 
 
+UNANSWERED = "echo 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1"
+
+
+@pytest.mark.parametrize(
+    "programs",
+    [{"squeue": ""}, {"squeue": UNANSWERED, "scontrol": UNANSWERED}],
+    ids=["it shows less", "Slurm does not answer"],
+)
 def test_session_is_kept_while_squeue_lists_nothing(
-    cluster: Cluster, site: Site, shared: Path
+    cluster: Cluster, site: Site, shared: Path, programs: dict[str, str]
 ) -> None:
-    # As with a squeue of the site's own that shows less, or a controller that has just started.
-    squeue = shared / "squeue"
-    squeue.write_text("#!/bin/sh\n")
-    squeue.chmod(0o755)
+    for name, does in programs.items():
+        (shared / name).write_text(f"#!/bin/sh\n{does}\n")
+        (shared / name).chmod(0o755)
     env = {"PATH": f"{shared}:{cluster.user.environment()['PATH']}"}
-    cluster.user.run([cluster.scripts / "launch", "status"], env=env)
+    cluster.user.run([cluster.scripts / "launch", "status"], env=env, check=False)
     assert (cluster.place(site.session) / "tokens").read_text().strip().endswith(site.token)
 
 
@@ -509,7 +516,8 @@ def test_submit_with_a_full_home_cancels_the_job_and_says_so(
 def test_setting_of_the_environment_that_does_not_exist_is_told(
     cluster: Cluster, data: Path
 ) -> None:
-    words = [cluster.scripts / "launch", "submit", data, "--", "--partition=no-such"]
+    words: list[str | Path] = [cluster.scripts / "launch", "submit", data]
+    words += ["--", "--partition=no-such"]
     done = cluster.user.run(words, env={"NEUROTRALE_RESUBMITS": "3"}, check=False)
     assert "NEUROTRALE_RESUBMITS is not a setting, and has no effect." in done.stderr
     assert "Did you mean RESUBMIT?" in done.stderr
