@@ -69,6 +69,7 @@ class Journal:
         self.file = file
         self.path = file.with_name(f".{file.name}.journal")
         self.base_path = file.with_name(f".{file.name}.journal.base")
+        self.burst_path = file.with_name(f".{file.name}.burst")
 
     @property
     def exists(self) -> bool:

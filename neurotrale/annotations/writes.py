@@ -60,10 +60,16 @@ class FileWriter:
     Args:
         changes: Changes files.
         views: What clients saw of them.
+        before: Called with the path of a file, relative to the data root, before it is changed.
     """
 
-    def __init__(self, changes: FileChanges, views: Views | None = None) -> None:
-        self.changes, self.views = changes, views or Views(None)
+    def __init__(
+        self,
+        changes: FileChanges,
+        views: Views | None = None,
+        before: Callable[[str], None] = lambda filename: None,
+    ) -> None:
+        self.changes, self.views, self.before = changes, views or Views(None), before
 
     def saw(self, viewer: Viewer, file: str, etag: str, arrived_ns: int) -> None:
         """Record that a client asked for a file, see `Views.saw`."""
@@ -116,6 +122,7 @@ class FileWriter:
             BusyError, ReadOnlyError, DiskFullError: None of them was applied.
         """
         file = requests[0].file
+        self.before(file.display_path)
         planned = [
             _Planned(request, is_wanted)
             for request, is_wanted in zip(
