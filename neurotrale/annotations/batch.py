@@ -19,7 +19,7 @@ from neurotrale.annotations.contents import Content, content_of, etag_of
 from neurotrale.annotations.document import Index
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
-from neurotrale.annotations.revisions import applied_changes
+from neurotrale.annotations.revisions import applied_changes, until_damage
 from neurotrale.annotations.touched import ids_in
 from neurotrale.annotations.viewers import NO_NOTES
 from neurotrale.storage.cache import Stamp
@@ -111,7 +111,7 @@ class Batch:
         return self._content
 
     def _earlier(self, intent: str) -> JournalEntry | None:
-        changes = applied_changes(self.journal, self.before)
+        changes = until_damage(applied_changes(self.journal, self.before))
         return next((one for one, applied in changes if applied and one.intent == intent), None)
 
 

@@ -116,12 +116,16 @@ def _annotation_file(file: Path) -> AnnotationFile:
     return AnnotationFile(path, str(file))
 
 
-def _write_context() -> WriteContext:
+def user_name() -> str:
+    """Return the name of the user who runs the command."""
     try:
-        name = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):  # in a container, the user may have no name
-        name = f"uid {os.getuid()}"
-    return WriteContext(Author(name, COMMAND_LINE))
+        return f"uid {os.getuid()}"
+
+
+def _write_context() -> WriteContext:
+    return WriteContext(Author(user_name(), COMMAND_LINE))
 
 
 def _one_line(annotation: bytes) -> str:
@@ -164,6 +168,8 @@ def history(
     more = sum(1 for _ in changes)
     if more:
         say(f"{more} more changes: list them with --limit {len(listed) + more} or --all", err=True)
+    elif (discarded := revisions.discarded(target)) is not None:
+        say(discarded)
 
 
 @declared("restore")
