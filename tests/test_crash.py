@@ -52,6 +52,8 @@ WATCHED = {
         "annotations/journal.py",
         "annotations/paths.py",
         "annotations/batch.py",
+        "annotations/compaction.py",
+        "annotations/discarding.py",
         "annotations/transaction.py",
         "locking/locks.py",
         "storage/atomic.py",

@@ -184,6 +184,22 @@ class Archives:
                     if after < (number_of(line) or end - 1) < end:
                         yield line
 
+    def begins(self, journal: int | None) -> int | None:
+        """Return the number of the first record if others before it are missing; else None.
+
+        Args:
+            journal: Number of the first record in the journal; None if the journal has none.
+
+        Raises:
+            DamagedError: Records in between are missing.
+        """
+        for number, after, _ in self._parts(journal)[:1]:
+            with self.opened(number) as archive:
+                return archive.first if archive.previous > after else None
+        checkpoint = self.checkpoint()
+        start = 1 if checkpoint is None else checkpoint.through + 1
+        return journal if journal is not None and journal > start else None
+
     def _parts(self, journal: int | None) -> list[tuple[int, int, int]]:
         """Return the archives that have records which the journal does not have.
 

@@ -185,7 +185,7 @@ class LineArchive:
         """The number of its last line; that before its first one if it is empty."""
         return self.frames[-1].last if self.frames else self.previous
 
-    def lines(self, after: int = 0, before: int = sys.maxsize) -> Iterator[bytes]:
+    def lines(self, after: int = -1, before: int = sys.maxsize) -> Iterator[bytes]:
         """Iterate over the lines of the frames in which a number lies between two others.
 
         Raises:
@@ -195,7 +195,7 @@ class LineArchive:
             yield from self._lines_of(frame, sys.maxsize)
 
     def lines_backwards(
-        self, most_bytes: int = sys.maxsize, after: int = 0, before: int = sys.maxsize
+        self, most_bytes: int = sys.maxsize, after: int = -1, before: int = sys.maxsize
     ) -> Iterator[bytes]:
         """Iterate over the same lines from the end; long lines are cut.
 
