@@ -18,10 +18,9 @@ from neurotrale.annotations.changes import format_time, parse_time
 from neurotrale.annotations.compaction import CompactedJournal, Compaction
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.discarding import Discarding
-from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
 from neurotrale.cli.declared import declared
-from neurotrale.cli.history import user_name
+from neurotrale.cli.history import annotation_file, user_name
 from neurotrale.cli.output import say
 from neurotrale.errors import (
     BadInputError,
@@ -32,7 +31,6 @@ from neurotrale.errors import (
     MissingError,
     NameTooLongError,
     ReadOnlyError,
-    reading,
 )
 from neurotrale.locking.locks import Locks
 from neurotrale.locking.writers import WriterClaims
@@ -45,7 +43,7 @@ _UNCHANGED = (BusyError, ConflictError, DamagedError, DiskFullError, NameTooLong
 
 
 @declared("compact")
-@click.argument("path", type=click.Path(path_type=Path, exists=True))
+@click.argument("path", type=click.Path(path_type=Path))
 def compact(
     path: Path,
     before: str | None,
@@ -119,10 +117,7 @@ def _dataset_of(path: Path) -> Path | None:
 def _recorded_files(path: Path) -> Iterator[AnnotationFile]:
     """Iterate over the annotation files that have a journal."""
     if not path.is_dir():
-        with reading(str(path)):
-            target = path.resolve()  # the service, too, locks and records the target of a link
-            if Journal(target).exists:
-                yield AnnotationFile(target, str(path))
+        yield annotation_file(path)
         return
     data_root = DataRoot(Path(os.path.abspath(path)))
     names = (
@@ -140,8 +135,12 @@ def _recorded_files(path: Path) -> Iterator[AnnotationFile]:
 
 
 def _in_block(block: Path, display_path: str) -> Iterator[AnnotationFile]:
-    place = directory_at(block)
-    for name in sorted(place.names()):
+    try:
+        place = directory_at(block)
+        names = place.names()
+    except FileNotFoundError:  # the block was removed since it was listed
+        return
+    for name in sorted(names):
         if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
             leaf = name[len(_PREFIX) : -len(".journal")]
             with suppress(FileNotFoundError):
