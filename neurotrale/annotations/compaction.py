@@ -17,7 +17,7 @@ import xxhash
 
 from neurotrale.annotations.archives import first_number
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_layout import JournalLayout, read_range
+from neurotrale.annotations.journal_layout import JournalLayout
 from neurotrale.errors import BusyError, ConflictError, raise_write_error
 from neurotrale.locking.held import HeldLock, LockLostError
 from neurotrale.locking.locks import Locks
@@ -29,6 +29,7 @@ from neurotrale.storage.atomic import (
 )
 from neurotrale.storage.directories import directory_of, forget_directory
 from neurotrale.storage.line_archive import LineArchive, pack_lines
+from neurotrale.storage.ranges import ShortFileError, blocks_of
 from neurotrale.storage.regular import open_companion, remove_regular
 
 log = logging.getLogger(__name__)
@@ -178,9 +179,9 @@ class LockedJournal:
 def _digest(file: BinaryIO, size: int) -> bytes:
     hashed = xxhash.xxh3_128()
     try:
-        for piece in read_range(file, 0, size):
+        for piece in blocks_of(file.fileno(), 0, size):
             hashed.update(piece)
-    except EOFError:
+    except ShortFileError:
         return b""
     return hashed.digest()
 

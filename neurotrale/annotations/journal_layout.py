@@ -18,8 +18,8 @@ from neurotrale.annotations.journal_records import (
     parse_entry,
     parse_head,
 )
-from neurotrale.storage.atomic import COPY_BYTES
 from neurotrale.storage.line_archive import NumberedLine
+from neurotrale.storage.ranges import blocks_of
 
 
 class JournalLayout:
@@ -90,7 +90,7 @@ class JournalLayout:
         """
         for offset, size, entry in _lines(self._file, self._start, self.offsets[stop]):
             number = 0 if entry is None else entry.n
-            yield NumberedLine(number, size, read_range(self._file, offset, offset + size))
+            yield NumberedLine(number, size, blocks_of(self._file.fileno(), offset, offset + size))
 
     def rest(self, offset: int) -> Iterator[bytes]:
         """Iterate over the pieces of what follows an offset.
@@ -100,28 +100,18 @@ class JournalLayout:
         """
         last = self._last
         if last is None or last[0].format >= FORMAT:
-            yield from read_range(self._file, offset, self.stop)
+            yield from blocks_of(self._file.fileno(), offset, self.stop)
             return
         entry, size = last
         at = self.offsets[-1]
-        yield from read_range(self._file, offset, at)
+        yield from blocks_of(self._file.fileno(), offset, at)
         head_bytes = min(size, HEAD_BYTES)
         start = os.pread(self._file.fileno(), head_bytes, at)
         if not has_hunks(start):
             head_bytes = size
-            start = b"".join(read_range(self._file, at, at + size))
+            start = b"".join(blocks_of(self._file.fileno(), at, at + size))
         yield in_this_format(entry, start)
-        yield from read_range(self._file, at + head_bytes, self.stop)
-
-
-def read_range(file: BinaryIO, start: int, stop: int) -> Iterator[bytes]:
-    """Iterate over the pieces of a part of a file, whatever its position."""
-    while start < stop:
-        piece = os.pread(file.fileno(), min(COPY_BYTES, stop - start), start)
-        if not piece:
-            raise EOFError(f"the file ends at byte {start}, not {stop}")
-        yield piece
-        start += len(piece)
+        yield from blocks_of(self._file.fileno(), at + head_bytes, self.stop)
 
 
 def _lines(

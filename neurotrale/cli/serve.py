@@ -156,7 +156,7 @@ def start(root: Path, options: dict[str, Any]) -> None:
     from neurotrale.server.service import ServeSettings
     from neurotrale.server.service import serve as run_service
     from neurotrale.server.worker import Limits
-    from neurotrale.web.app import AppSettings
+    from neurotrale.web.app_settings import AppSettings
     from neurotrale.web.webapps import viewer_directory
 
     logging.getLogger("neurotrale.access").disabled = not options["access_log"]
@@ -174,6 +174,7 @@ def start(root: Path, options: dict[str, Any]) -> None:
             guard=options["guard"],
             compress=options["compress"],
             chunk_cache_s=options["chunk_cache"],
+            metrics_public=options["metrics_public"],
             token_file=options["token_file"],
             viewer=viewer_directory(),
             ui=options["ui"],

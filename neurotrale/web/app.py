@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +11,7 @@ from falcon.routing import CompiledRouter
 
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.history import AnnotationHistory
+from neurotrale.annotations.index_files import IndexFiles
 from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.annotations.refusals import Refusals
 from neurotrale.annotations.store import AnnotationStore
@@ -24,28 +24,13 @@ from neurotrale.layers.sources import LayerSources
 from neurotrale.layers.spatial_index import CoordinateSpaces
 from neurotrale.locking.locks import Locks
 from neurotrale.locking.writers import WriterClaims
-from neurotrale.settings.service import (
-    BASE_PATH,
-    CHUNK_CACHE,
-    COMPRESS,
-    CORS_ORIGINS,
-    FOLLOW_SYMLINKS,
-    GUARD,
-    LOCK_TIMEOUT,
-    MAX_BODY_MB,
-    READ_ONLY,
-    TOKEN_FILE,
-    UI,
-    CompressMode,
-    GuardMode,
-)
-from neurotrale.settings.shared import LOCK, SHARE, LockSetting, ShareSetting
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.files import Files
 from neurotrale.storage.state import ServiceId
 from neurotrale.tokens.file import check_not_served
 from neurotrale.tokens.watch import SharedTokens, watch_in_background
-from neurotrale.web.auth import TokenMiddleware
+from neurotrale.web.app_settings import AppSettings
+from neurotrale.web.auth import TokenMiddleware, public_paths
 from neurotrale.web.error_handlers import add_error_handlers
 from neurotrale.web.origins import KnownHosts, WritingPages, grants_to
 from neurotrale.web.prefixes import Prefixes
@@ -56,6 +41,7 @@ from neurotrale.web.resources.api import (
     DocsResource,
     DocumentResource,
     HealthResource,
+    MetricsResource,
 )
 from neurotrale.web.resources.chunks import ChunkResource, ChunkSender, TiffResource
 from neurotrale.web.resources.datasets import (
@@ -111,51 +97,6 @@ from neurotrale.web.routes import add_routes
 from neurotrale.web.webapps import VIEWER_HEAD, Bundle
 
 
-@dataclass(frozen=True, slots=True)
-class AppSettings:
-    """The settings of the application.
-
-    Args:
-        root: The data root.
-        read_only: Refuse every write.
-        follow_symlinks: Also serve symbolic links that point outside the root.
-        cors_origins: Origins whose pages may read and write; ``("*",)`` means all. With None, all
-            may read, and those of the same host and of loopback addresses may write.
-        host_names: Names that the service may be called by without a token, besides localhost;
-            None for any.
-        base_path: The path that a proxy keeps in front of all others; "" for none.
-        max_body_bytes: The largest accepted body of a PUT or PATCH.
-        lock: The kind of lock that excludes other writers.
-        lock_timeout_s: How long a writer waits for the lock.
-        share: Whether the group of a shared directory may change new files and blocks.
-        guard: Whose PUTs are merged, and whether removals are held back.
-        compress: What to compress for clients that accept it.
-        chunk_cache_s: How long browsers may use a cached chunk without revalidation.
-        token_file: The file with the tokens; None if requests need no token.
-        shelf: Private directory in which workers share large results; None for none.
-        viewer: Directory of the built viewer; None if it is not installed.
-        ui: Directory of a second user interface to host; None for none.
-    """
-
-    root: Path
-    read_only: bool = READ_ONLY.default
-    follow_symlinks: bool = FOLLOW_SYMLINKS.default
-    cors_origins: tuple[str, ...] | None = CORS_ORIGINS.default
-    host_names: tuple[str, ...] | None = None
-    base_path: str = BASE_PATH.default
-    max_body_bytes: int = MAX_BODY_MB.default * 2**20
-    lock: LockSetting = LOCK.default
-    lock_timeout_s: float = LOCK_TIMEOUT.default
-    share: ShareSetting = SHARE.default
-    guard: GuardMode = GUARD.default
-    compress: CompressMode = COMPRESS.default
-    chunk_cache_s: int = CHUNK_CACHE.default
-    token_file: Path | None = TOKEN_FILE.default
-    shelf: Path | None = None
-    viewer: Path | None = None
-    ui: Path | None = UI.default
-
-
 def create_app(
     settings: AppSettings,
     tokens: SharedTokens | None = None,
@@ -184,7 +125,7 @@ def create_app(
     annotation_files = AnnotationFiles(data_root, share=share)
     refusals = None if settings.read_only else Refusals(data_root.root)
     viewer, ui = _bundle(settings.viewer, VIEWER_HEAD), _bundle(settings.ui)
-    contents = Contents()
+    contents = Contents(IndexFiles(settings.shelf, settings.root, keep=not settings.read_only))
     if writer is None and not settings.read_only:
         writer = create_writer(settings)
     store = AnnotationStore(annotation_files, contents, writer)
@@ -192,6 +133,7 @@ def create_app(
     if settings.token_file is not None:
         check_not_served(settings.token_file, data_root.root)
         tokens = tokens or watch_in_background(settings.token_file)
+    public = public_paths(with_metrics=settings.metrics_public)
     router = OrderedRouter()
     named = settings.cors_origins or ()
     readers = "*" if settings.cors_origins is None or "*" in named else named
@@ -210,7 +152,7 @@ def create_app(
             ),
             OriginMiddleware(hosts, pages, read_only=settings.read_only),
             grants_to(readers),
-            *([] if tokens is None else [TokenMiddleware(tokens)]),
+            *([] if tokens is None else [TokenMiddleware(tokens, public)]),
         ],
     )
     add_error_handlers(app)
@@ -220,6 +162,7 @@ def create_app(
         app,
         [
             HealthResource(data_root, tokens, read_only=settings.read_only),
+            MetricsResource(),
             DocumentResource(
                 lambda: _document(app, router, tokens=settings.token_file is not None)
             ),
@@ -278,7 +221,8 @@ def create_writer(settings: AppSettings) -> FileWriter:
     data_root.check()
     locks = Locks(settings.lock, settings.lock_timeout_s, share=share, claims=WriterClaims())
     locks.check(data_root.root)
-    return FileWriter(FileChanges(locks, Contents(), share=share), Views(data_root.root))
+    contents = Contents(IndexFiles(settings.shelf, settings.root))
+    return FileWriter(FileChanges(locks, contents, share=share), Views(data_root.root))
 
 
 def _document(app: App, router: OrderedRouter, *, tokens: bool) -> dict[str, Any]:
