@@ -24,7 +24,6 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.archives import number_of
 from neurotrale.annotations.changes import Author, Before, Change, WriteContext
 from neurotrale.annotations.compaction import Compaction
 from neurotrale.annotations.contents import Content, Contents
@@ -32,7 +31,7 @@ from neurotrale.annotations.corrections import file_corrections
 from neurotrale.annotations.discarding import Discarding
 from neurotrale.annotations.history import AnnotationHistory
 from neurotrale.annotations.journal import HEAD_BYTES
-from neurotrale.annotations.journal_records import FORMAT, JournalEntry
+from neurotrale.annotations.journal_records import FORMAT, JournalEntry, number_of
 from neurotrale.annotations.restore import (
     restored_annotation,
     restored_removals,

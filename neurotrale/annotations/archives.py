@@ -21,20 +21,12 @@ from typing import BinaryIO
 
 import msgspec
 
-from neurotrale.annotations.journal_records import ContentState
+from neurotrale.annotations.journal_records import ContentState, number_of
 from neurotrale.errors import DamagedError
 from neurotrale.storage.directories import directory_at
 from neurotrale.storage.line_archive import ARCHIVE_HEAD, LineArchive
 from neurotrale.storage.permissions import follow, permissions_of
 from neurotrale.storage.regular import BLOCK_BYTES, is_regular, open_companion
-
-_NUMBER = re.compile(rb'\{"n":(\d{1,18}),')
-
-
-def number_of(line: bytes) -> int:
-    """Return the number of the record on a line of a journal; 0 if the line is torn there."""
-    match = _NUMBER.match(line)
-    return 0 if match is None else int(match[1])
 
 
 def first_number(journal: BinaryIO) -> int | None:

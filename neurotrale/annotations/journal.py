@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from neurotrale.annotations.archives import Archives, first_number, number_of
+from neurotrale.annotations.archives import Archives, first_number
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.journal_records import (
     FORMAT,
@@ -31,6 +31,7 @@ from neurotrale.annotations.journal_records import (
     JournalRecord,
     NewRecord,
     joined_blocks,
+    number_of,
     parse_entry,
     parse_head,
     parse_record,

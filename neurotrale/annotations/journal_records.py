@@ -184,6 +184,15 @@ def joined_blocks(first: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(block)
 
 
+_NUMBER = re.compile(rb'\{"n":(\d+)[,}]')
+
+
+def number_of(line: bytes) -> int:
+    """Return the number of the record of a line; 0 if it is torn before that."""
+    match = _NUMBER.match(line)
+    return 0 if match is None else int(match[1])
+
+
 def parse_entry(line: bytes) -> JournalEntry | None:
     """Return a record without its hunks; None if the line is torn."""
     try:
