@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import xxhash
 from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -46,6 +48,7 @@ from neurotrale.annotations.write_requests import WriteRequest
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import BadInputError, ConflictError, DamagedError, MissingError
 from neurotrale.locking.locks import Locks
+from neurotrale.storage import line_archive
 from neurotrale.storage.line_archive import FRAME_BYTES, LineArchive, NumberedLine, pack_lines
 from tests.examples import examples
 from tests.stores import IN_MEMORY, Stores, annotation, array, open_stores
@@ -672,6 +675,16 @@ def test_archives_have_the_permissions_of_the_annotation_file(root: Path) -> Non
     assert {path.stat().st_mode & 0o777 for path in paths} == {0o660}
 
 
+def test_archive_of_a_file_that_was_deleted_has_the_permissions_of_its_journal(root: Path) -> None:
+    stores = clocked(root)
+    stores.put(array(annotation("a")))
+    stores.file.chmod(0o640)
+    a_day(stores, 3)
+    stores.file.unlink()
+    compact(stores, ALWAYS)
+    assert stores.journal.archives.path(1).stat().st_mode & 0o777 == 0o640
+
+
 # --- discarded ---
 
 
@@ -704,3 +717,42 @@ def test_history_begins_where_records_were_discarded(root: Path) -> None:
     stores.past.restore(stores.place, 8, by("ann"))
     assert stores.file.read_bytes() == at_horizon
     assert next(stores.journal.entries()).n == 13
+
+
+# --- what a frame may unpack to ---
+
+
+def forged(line: bytes, size: int, window_log: int) -> bytes:
+    """An archive of one line whose frame does not keep to what its index says."""
+    options = {
+        zstd.CompressionParameter.window_log: window_log,
+        zstd.CompressionParameter.content_size_flag: 0,
+    }
+    compressor = zstd.ZstdCompressor(options=options)
+    frame = compressor.compress(line) + compressor.flush()
+    row = line_archive.LineFrame(len(line_archive.ARCHIVE_HEAD), len(frame), size, 1, 1)
+    digest = xxhash.xxh3_128_digest(line)
+    return line_archive.ARCHIVE_HEAD + frame + line_archive._index([row], 0, 2, digest)
+
+
+@pytest.mark.parametrize(
+    ("stated", "window_log", "says"),
+    [
+        (2**20, 20, "have another size"),
+        (2**26 + 1, 20, "have another size"),
+        (2**26, 27, "cannot be unpacked"),
+    ],
+    ids=["more than stated", "less than stated", "window of 128 MiB"],
+)
+def test_frame_that_does_not_keep_to_its_index_is_damage_and_takes_no_memory(
+    stated: int, window_log: int, says: str
+) -> None:
+    packed = forged(b"x" * (2**26 - 1) + b"\n", stated, window_log)
+    archive = LineArchive(io.BytesIO(packed), "archive")
+    tracemalloc.start()
+    try:
+        with pytest.raises(DamagedError, match=says):
+            list(archive.lines_backwards(HEAD_BYTES))
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()

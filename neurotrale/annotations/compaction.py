@@ -30,7 +30,7 @@ from neurotrale.storage.atomic import (
 from neurotrale.storage.directories import directory_of, forget_directory
 from neurotrale.storage.line_archive import LineArchive, pack_lines
 from neurotrale.storage.ranges import ShortFileError, blocks_of
-from neurotrale.storage.regular import open_companion, remove_regular
+from neurotrale.storage.regular import is_regular, open_companion, remove_regular
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,9 @@ def write_archive(path: Path, pieces: Iterable[bytes], file: Path, lock: HeldLoc
     """
     temporary = temporary_path(path)
     remove_regular(temporary)
-    create_file(temporary, pieces, like=file)
+    # A file that was deleted has a journal still, with the permissions that the file had.
+    like = file if is_regular(file) else Journal(file).path
+    create_file(temporary, pieces, like=like)
     try:
         with open_companion(temporary, file) as written:
             LineArchive(written, temporary.name).check()

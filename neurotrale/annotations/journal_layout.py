@@ -64,7 +64,7 @@ class JournalLayout:
             self._applied.append(len(self.numbers))
         self.numbers.append(entry.n)
         self.offsets.append(offset)
-        self._oldest.append(min(entry.n, entry.first or entry.n, aborts.start or entry.n))
+        self._oldest.append(entry.oldest)
 
     def cut(self) -> int:
         """Return the index of the first record that stays; 0 if all do.

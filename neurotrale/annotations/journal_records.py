@@ -88,6 +88,11 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
             return range(0)
         return range(self.first or self.target, self.target + 1)
 
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest record that this one must not be parted from; its own if none."""
+        return min(self.n, self.first or self.n, self.aborts.start or self.n)
+
 
 class JournalRecord(JournalEntry, frozen=True, omit_defaults=True, kw_only=True):
     """A whole record.
