@@ -724,7 +724,7 @@ def test_history_begins_where_records_were_discarded(root: Path) -> None:
 
 def forged(line: bytes, size: int, window_log: int) -> bytes:
     """An archive of one line whose frame does not keep to what its index says."""
-    options = {
+    options: dict[int, int] = {
         zstd.CompressionParameter.window_log: window_log,
         zstd.CompressionParameter.content_size_flag: 0,
     }
