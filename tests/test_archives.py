@@ -756,3 +756,35 @@ def test_frame_that_does_not_keep_to_its_index_is_damage_and_takes_no_memory(
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
+
+
+# --- records that stand for several saves ---
+
+
+def test_record_that_covers_another_one_stays_with_it_and_counts_alone(root: Path) -> None:
+    stores = clocked(root)
+    a_day(stores, 4)
+    lines = stores.journal.path.read_bytes().splitlines()
+    fourth = json.loads(lines[3])
+    # As a burst leaves it: its first save is record 4, and 9 stands for 4 to 9.
+    again = {**fourth, "n": 9, "at": at(9), "covers": 4}
+    stores.journal.path.write_bytes(b"\n".join([*lines, json.dumps(again).encode()]) + b"\n")
+    assert compact(stores, ALWAYS).last == 3
+    stores.patch("a", length=100)
+    assert compact(stores, ALWAYS).last == 9
+    assert number_of(stores.journal.path.read_bytes()) == 10
+
+
+def test_first_record_that_covers_numbers_which_are_nowhere_moves_by_itself(root: Path) -> None:
+    stores = clocked(root)
+    a_day(stores, 2)
+    first, second = map(json.loads, stores.journal.path.read_bytes().splitlines())
+    records = [{**first, "n": 5, "covers": 1}, {**second, "n": 9, "covers": 6}]
+    text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in records)
+    stores.journal.path.write_text(text)
+    assert stores.journal.archives.begins(list(stores.journal.entries())[-1]) is None
+    before = [plain(entry) for entry in stores.journal.entries()]
+    assert compact(stores, ALWAYS).last == 5
+    assert [plain(entry) for entry in stores.journal.entries()] == before
+    assert next(stores.journal.records_forward()).n == 5
+    assert stores.journal.archives.begins(next(stores.journal.entries())) is None

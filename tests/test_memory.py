@@ -37,7 +37,7 @@ from neurotrale.annotations.journal_records import (
     parse_record,
 )
 from neurotrale.annotations.meanings import meaning_of
-from neurotrale.annotations.merge import Seen
+from neurotrale.annotations.seen import Seen
 from neurotrale.annotations.views import Facts, Tip
 from neurotrale.chunks.decode import Expected, decode_chunk
 from neurotrale.chunks.image_headers import stated_voxels

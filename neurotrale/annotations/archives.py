@@ -21,7 +21,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from neurotrale.annotations.journal_records import ContentState, number_of
+from neurotrale.annotations.journal_records import ContentState, JournalEntry, number_of
 from neurotrale.errors import DamagedError
 from neurotrale.storage.directories import directory_at
 from neurotrale.storage.line_archive import ARCHIVE_HEAD, LineArchive
@@ -150,9 +150,8 @@ class Archives:
         """
         for number, after, before in self._parts(journal):
             with self._part(number) as archive:
-                for line in archive.lines(after, before) if archive is not None else ():
-                    if after < (number_of(line) or before - 1) < before:
-                        yield line
+                if archive is not None:
+                    yield from _within(archive.lines(after, before), archive, after, before)
 
     def lines_backwards(
         self, journal: int | None, most_bytes: int, before: int | None = None
@@ -170,27 +169,27 @@ class Archives:
         for number, after, stop in reversed(self._parts(journal)):
             end = min(stop, before or stop)
             with self._part(number) as archive:
-                if archive is None:
-                    continue
-                for line in archive.lines_backwards(most_bytes, after, end):
-                    if after < (number_of(line) or end - 1) < end:
-                        yield line
+                if archive is not None:
+                    lines = archive.lines_backwards(most_bytes, after, end)
+                    yield from _within(lines, archive, after, end)
 
-    def begins(self, journal: int | None) -> int | None:
+    def begins(self, journal: JournalEntry | None) -> int | None:
         """Return the number of the first record if others before it are missing; else None.
 
         Args:
-            journal: Number of the first record in the journal; None if the journal has none.
+            journal: The first record in the journal; None if the journal has none.
 
         Raises:
             DamagedError: Records in between are missing.
         """
-        for number, after, _ in self._parts(journal)[:1]:
+        for number, after, _ in self._parts(None if journal is None else journal.n)[:1]:
             with self.opened(number) as archive:
                 return archive.first if archive.previous > after else None
         checkpoint = self.checkpoint()
-        start = 1 if checkpoint is None else checkpoint.through + 1
-        return journal if journal is not None and journal > start else None
+        through = 0 if checkpoint is None else checkpoint.through
+        if journal is None or journal.first_covered <= through + 1:
+            return None
+        return journal.n
 
     def _parts(self, journal: int | None) -> list[tuple[int, int, int]]:
         """Return the archives that have records which the journal does not have.
@@ -247,3 +246,12 @@ class Archives:
             with suppress(OSError), open_companion(path, self.file) as file:
                 if file.read(len(ARCHIVE_HEAD)) == ARCHIVE_HEAD:
                     follow(file.fileno(), permissions_of(self.file))
+
+
+def _within(
+    lines: Iterator[bytes], archive: LineArchive, after: int, before: int
+) -> Iterator[bytes]:
+    """Leave out lines whose number does not lie between two others; those without one stay."""
+    if after < archive.first and archive.last < before:
+        return lines
+    return (line for line in lines if after < (number_of(line) or before - 1) < before)

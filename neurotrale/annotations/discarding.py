@@ -200,13 +200,17 @@ def _choose(archives: Archives, through: int, before: str) -> _Chosen:
 def _records(archives: Archives, chosen: _Chosen) -> Iterator[JournalRecord]:
     """Iterate over the records that corrections are made of."""
     for number in chosen.numbers:
+        last: JournalRecord | None = None
         with archives.opened(number) as archive:
             for line in archive.lines():
                 record = parse_record(line)
-                if record is None or record.n in chosen.aborted:
+                if record is None or record.n in chosen.aborted or record.op == "void":
                     continue
-                if record.op not in ("void", "outside"):
-                    yield record
+                if last is not None and not 0 < record.covers <= last.n and last.op != "outside":
+                    yield last
+                last = record
+        if last is not None and last.op != "outside":
+            yield last
 
 
 def _numbered(*parts: Iterable[bytes]) -> Iterator[NumberedLine]:

@@ -72,6 +72,7 @@ class Journal:
         self.path = file.with_name(f".{file.name}.journal")
         self.base_path = file.with_name(f".{file.name}.journal.base")
         self.archives = Archives(file)
+        self.burst_path = file.with_name(f".{file.name}.burst")
 
     @property
     def exists(self) -> bool:

@@ -76,10 +76,11 @@ class JournalLayout:
             return 0
         index = min(self._old, self._applied[-1])
         while index:
-            oldest = min(self._oldest[index:])
-            if oldest >= self.numbers[index]:
+            # The numbers that a record covers need not be there themselves.
+            needed = bisect_left(self.numbers, min(self._oldest[index:]))
+            if needed >= index:
                 break
-            index = bisect_left(self.numbers, oldest)
+            index = needed
         return index
 
     def lines(self, stop: int) -> Iterator[NumberedLine]:

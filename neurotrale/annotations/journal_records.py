@@ -57,6 +57,9 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         first: Number of the first of several records that were written together, with one
             replacement of the file; all of them took effect or none. A ``void`` with it marks all
             records from there to its target. 0 for a record on its own.
+        covers: Number of the first of several saves that the record stands for, a burst; 0 for a
+            record of its own. It takes the place of the record before it, if that has a number in
+            this range.
         intent: The name that the writer gave the request; no other request has it.
         save: What else is known about the request.
         format: The format of the record, see `FORMAT`.
@@ -77,6 +80,7 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     newly_held: int = 0
     target: int = 0
     first: int = 0
+    covers: int = 0
     intent: str = ""
     save: SaveNotes = NO_NOTES
     format: int = 1
@@ -89,9 +93,19 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         return range(self.first or self.target, self.target + 1)
 
     @property
+    def first_covered(self) -> int:
+        """Number of the first save that the record stands for; its own if there is only one."""
+        return self.covers or self.n
+
+    @property
+    def saves(self) -> int:
+        """How many saves the record stands for."""
+        return self.n - self.first_covered + 1
+
+    @property
     def oldest(self) -> int:
         """Number of the oldest record that this one must not be parted from; its own if none."""
-        return min(self.n, self.first or self.n, self.aborts.start or self.n)
+        return min(self.first_covered, self.first or self.n, self.aborts.start or self.n)
 
 
 class JournalRecord(JournalEntry, frozen=True, omit_defaults=True, kw_only=True):

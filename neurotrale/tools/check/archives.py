@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from neurotrale.annotations.archives import Archives, first_number
+from neurotrale.annotations.archives import Archives
 from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journal_records import parse_entry
 from neurotrale.errors import DamagedError, IrregularFileError
 from neurotrale.storage.regular import open_companion
 from neurotrale.tools.check.walk import DirectoryWalker
@@ -76,7 +77,7 @@ class ArchiveCheck:
         try:
             try:
                 with open_companion(journal.path, journal.file) as file:
-                    first = first_number(file)
+                    first = next(filter(None, map(parse_entry, file)), None)
             except FileNotFoundError:
                 first = None
             begins = journal.archives.begins(first)
