@@ -236,7 +236,7 @@ def test_history_answers_the_same_after_its_records_moved_into_archives(root: Pa
     numbered = itertools.count()
 
     @settings(
-        max_examples=examples(200),
+        max_examples=examples(120),
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
@@ -263,7 +263,7 @@ def test_corrections_and_later_revisions_stay_when_archives_are_discarded(root: 
     numbered = itertools.count()
 
     @settings(
-        max_examples=examples(200),
+        max_examples=examples(120),
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )
