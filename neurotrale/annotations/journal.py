@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -71,8 +72,12 @@ class Journal:
         self.file = file
         self.path = file.with_name(f".{file.name}.journal")
         self.base_path = file.with_name(f".{file.name}.journal.base")
-        self.archives = Archives(file)
         self.burst_path = file.with_name(f".{file.name}.burst")
+
+    @cached_property
+    def archives(self) -> Archives:
+        """The older records, which saves rarely look at."""
+        return Archives(self.file)
 
     @property
     def exists(self) -> bool:
