@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from neurotrale.annotations.first_content import FirstContent
 from neurotrale.errors import DamagedError
 from neurotrale.locking.probe import probe_lock
 from tests.brains import cli, error_of
@@ -539,6 +540,6 @@ def test_base_is_what_was_read_even_when_the_file_is_swapped_before_it_is_kept(
     content = stores.store.contents.read(stores.file)
     stores.file.unlink()
     stores.file.symlink_to(secret)
-    stores.journal._save_base(content)
+    FirstContent(stores.file, stores.journal.base_path).save(content)
     assert stores.journal.base() == array(A)
     assert secret.stat().st_nlink == 1

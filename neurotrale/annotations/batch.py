@@ -112,7 +112,9 @@ class Batch:
 
     def _earlier(self, intent: str) -> JournalEntry | None:
         changes = applied_changes(self.journal, self.before)
-        return next((one for one, applied in changes if applied and one.intent == intent), None)
+        return next(
+            (one for one, applied in changes if applied and intent in one.all_intents), None
+        )
 
 
 def record_of(
@@ -156,4 +158,4 @@ def record_of(
         save=notes if notes != NO_NOTES else NO_NOTES,  # the default, which a line leaves out
         format=FORMAT,
     )
-    return NewRecord(entry, change.hunks)
+    return NewRecord(entry, change.hunks, change.chain)

@@ -47,6 +47,7 @@ class Change:
         target: The record that the operation refers to; see `JournalEntry.target`.
         notes: What else the record tells.
         creates: Whether it creates a file that does not exist, even without hunks.
+        chain: See `neurotrale.annotations.journal_records.NewRecord`.
     """
 
     operation: Operation
@@ -57,6 +58,7 @@ class Change:
     target: int = 0
     notes: SaveNotes = NO_NOTES
     creates: bool = True
+    chain: str = ""
 
 
 @dataclass(frozen=True, slots=True)

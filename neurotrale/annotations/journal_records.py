@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +14,7 @@ from neurotrale.annotations.document import Hunk
 from neurotrale.annotations.pieces import PIECE_BYTES, check_utf8, decoded_pieces
 from neurotrale.annotations.viewers import NO_NOTES, SaveNotes
 
-FORMAT = 2
+FORMAT = 3
 """The format of the records that this version writes; those without a number have format 1.
 
 A version that finds a newer one does not write, because it does not know what it would break. So it
@@ -38,8 +38,8 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """A record without its hunks, for listing, searching and comparing.
 
     Attributes:
-        n: Number of the record in its journal, from 1.
-        at: Time, ISO 8601 in UTC.
+        n: Number of the record in its journal, from 1; of a burst, the number of its last save.
+        at: Time, ISO 8601 in UTC; of a burst, that of its last save.
         by: Author: the name that belongs to the token, or the client's address.
         source: The client's address.
         op: The operation; ``outside`` records a change that another program made to the file,
@@ -57,7 +57,12 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         first: Number of the first of several records that were written together, with one
             replacement of the file; all of them took effect or none. A ``void`` with it marks all
             records from there to its target. 0 for a record on its own.
+        covers: Number of the first of several saves that the record stands for, a burst; 0 for a
+            record of its own. It takes the place of the record before it, if that has a number in
+            this range.
+        began: Time of the first save of a burst.
         intent: The name that the writer gave the request; no other request has it.
+        intents: The names of all requests of a burst.
         save: What else is known about the request.
         format: The format of the record, see `FORMAT`.
     """
@@ -77,7 +82,10 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     newly_held: int = 0
     target: int = 0
     first: int = 0
+    covers: int = 0
+    began: str = ""
     intent: str = ""
+    intents: list[str] = []
     save: SaveNotes = NO_NOTES
     format: int = 1
 
@@ -87,6 +95,21 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         if self.op != "void":
             return range(0)
         return range(self.first or self.target, self.target + 1)
+
+    @property
+    def first_covered(self) -> int:
+        """Number of the first save that the record stands for; its own if there is only one."""
+        return self.covers or self.n
+
+    @property
+    def saves(self) -> int:
+        """How many saves the record stands for."""
+        return self.n - self.first_covered + 1
+
+    @property
+    def all_intents(self) -> list[str]:
+        """The names of all requests that the record stands for."""
+        return [*self.intents, self.intent] if self.intent else self.intents
 
 
 class JournalRecord(JournalEntry, frozen=True, omit_defaults=True, kw_only=True):
@@ -113,14 +136,23 @@ class NewRecord:
     Attributes:
         entry: The record without its hunks.
         hunks: The hunks, whose text is made when it is written.
+        chain: What tells the views of the client apart that a save continues, if the save may be
+            part of a burst; it is not written.
     """
 
     entry: JournalEntry
     hunks: Sequence[Hunk] = ()
+    chain: str = ""
+
+    @classmethod
+    def parse(cls, line: bytes) -> NewRecord | None:
+        """Return the record of a line; None if the line is torn."""
+        entry, record = parse_entry(line), parse_record(line)
+        return None if entry is None or record is None else cls(entry, record.bytes_hunks())
 
     def but(self, **changes: Any) -> NewRecord:
-        """Return this record with some attributes changed."""
-        return NewRecord(msgspec.structs.replace(self.entry, **changes), self.hunks)
+        """Return this record with some attributes of its entry changed."""
+        return replace(self, entry=msgspec.structs.replace(self.entry, **changes))
 
     def line(self) -> Iterator[bytes]:
         """Iterate over the pieces of its line: a `JournalRecord` as JSON."""
@@ -182,6 +214,15 @@ def joined_blocks(first: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
             yield b"".join(block)
             block, size = [], 0
     yield b"".join(block)
+
+
+_NUMBER = re.compile(rb'\{"n":(\d+)[,}]')
+
+
+def number_of(line: bytes) -> int:
+    """Return the number of the record of a line; 0 if it is torn before that."""
+    match = _NUMBER.match(line)
+    return 0 if match is None else int(match[1])
 
 
 def parse_entry(line: bytes) -> JournalEntry | None:

@@ -159,7 +159,7 @@ def content_with(journal: Journal, etag: str, content: Content | None) -> bytes 
         content: Current content of the file.
     """
     for entry in journal.entries():
-        for state, revision in ((entry.new, entry.n), (entry.old, entry.n - 1)):
+        for state, revision in ((entry.new, entry.n), (entry.old, entry.first_covered - 1)):
             if state is not None and state.hash == etag:
                 try:
                     body = content_at(journal, revision, content)
@@ -234,7 +234,7 @@ def _forwards(journal: Journal, revision: int) -> bytes:
         and record.n <= (revision or sys.maxsize)
     ]
     if not records or (revision and records[-1].n != revision):
-        raise NoHistoryError(f"There is no revision {revision}.")
+        raise NoHistoryError(_why_missing(journal, revision))
     first = records[0]
     body = b"" if first.old is None else journal.base()
     if body is None or not _fits(first, body):
@@ -247,6 +247,17 @@ def _forwards(journal: Journal, revision: int) -> bytes:
     for record in records:
         body = _step(record, body, revision)
     return body
+
+
+def _why_missing(journal: Journal, revision: int) -> str:
+    for entry in journal.entries():
+        if entry.covers <= revision < entry.n and entry.covers:
+            return (
+                f"Revision {revision} is one of {entry.saves} saves that are recorded as one"
+                f" change, with the content before and after all of them: {entry.n} is the revision"
+                f" after the last one, {entry.covers - 1} the one before the first."
+            )
+    return f"There is no revision {revision}."
 
 
 def _step(record: JournalRecord, body: bytes, revision: int) -> bytes:

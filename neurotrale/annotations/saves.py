@@ -120,6 +120,8 @@ class Saves:
             base="" if meaning.chain is None or not meaning.is_certain else meaning.chain.tip,
         )
         after = Document.parse(merged.content) if changes else file
+        is_plain = is_full and not merged.conflicts and not merged.replaced
+        chain = meaning.chain if is_plain else None
         return Change(
             "put",
             diff_documents(file, after),
@@ -127,6 +129,7 @@ class Saves:
             held,
             newly_held=newly_held + len(stale),
             notes=notes,
+            chain="" if chain is None else f"{viewer.key}\0{chain.began_ns}",
         )
 
     def _meaning(

@@ -13,80 +13,29 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from neurotrale.annotations.batch import Batch, PlannedChange, record_of
+from neurotrale.annotations.bursts import REST_S, Bursts
 from neurotrale.annotations.changes import AppliedChange, Change, JournalTail, format_time
-from neurotrale.annotations.contents import Content, Contents
+from neurotrale.annotations.contents import Content, Contents, recorded_stamp
 from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import Index
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
 from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
-from neurotrale.errors import (
-    BusyError,
-    ConflictError,
-    DamagedError,
-    MissingError,
-    raise_write_error,
-)
+from neurotrale.annotations.stale_files import StaleTemporaryFiles
+from neurotrale.errors import BusyError, raise_write_error
 from neurotrale.locking.held import HeldLock, LockLostError
 from neurotrale.locking.locks import Locks
-from neurotrale.storage.atomic import replace_file, temporary_path
-from neurotrale.storage.cache import Stamp
-from neurotrale.storage.directories import directory_at, forget_directory, status_of
-from neurotrale.storage.regular import remove_regular
+from neurotrale.storage.atomic import replace_file
+from neurotrale.storage.directories import forget_directory
 
 log = logging.getLogger(__name__)
 
-_SUFFIX = ".tmp"
 MOST_ATTEMPTS = 10
 
 
 class FileChangedError(Exception):
     """A file was changed by another program after it was read, and before it was replaced."""
-
-
-class StaleTemporaryFiles:
-    """Removes temporary files of writers that died.
-
-    Args:
-        locks: Show whether a file is being written.
-        reconcile: Reconciles the journal of a file with the file.
-    """
-
-    def __init__(self, locks: Locks, reconcile: Callable[[Path], object]) -> None:
-        self._locks = locks
-        self._reconcile = reconcile
-        self._swept: set[Path] = set()
-
-    def remove(self, path: Path) -> None:
-        """Remove the stale temporary file of a file; the caller holds the file's lock.
-
-        As the lock is held, no writer uses the temporary file. The first call for a directory also
-        removes those of the other files in it.
-
-        Raises:
-            IrregularFileError: The temporary file is a link, a directory or the like.
-        """
-        remove_regular(temporary_path(path))
-        directory = path.parent
-        if directory in self._swept:
-            return
-        for name in directory_at(directory).names():
-            if name.startswith(".") and name.endswith(_SUFFIX):
-                self._remove_other(directory / name[1 : -len(_SUFFIX)], path)
-        self._swept.add(directory)
-
-    def _remove_other(self, other: Path, own: Path) -> None:
-        if other == own or other.suffix != ".json":
-            return
-        try:
-            with self._locks.try_hold(other) as free:
-                if free:
-                    self._reconcile(other)
-                    remove_regular(temporary_path(other))
-                    log.info("removed the stale temporary file of %s", other)
-        except (OSError, MissingError, DamagedError, ConflictError) as error:  # not of this write
-            log.warning("cannot remove the stale temporary file of %s: %s", other, error)
 
 
 class FileChanges:
@@ -97,6 +46,7 @@ class FileChanges:
         contents: Reads files.
         now: Returns the time for the records.
         share: Whether the group of a shared directory may use new files.
+        rest_s: For how many seconds a burst of saves rests before it has ended; 0 for no bursts.
     """
 
     def __init__(
@@ -106,8 +56,10 @@ class FileChanges:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         share: bool = True,
+        rest_s: float = REST_S,
     ) -> None:
         self.locks = locks
+        self.bursts = Bursts(locks, rest_s)
         self.contents = contents
         self._now = now
         self._share = share
@@ -134,7 +86,7 @@ class FileChanges:
             forget_directory(path.parent)
             with self.locks.hold(path, display_path) as lock:
                 try:
-                    return self._change_together(path, planned, lock)
+                    return self._change_together(path, display_path, planned, lock)
                 except (
                     LockLostError,
                     FileChangedError,
@@ -148,18 +100,20 @@ class FileChanges:
         )
 
     def _change_together(
-        self, path: Path, planned: Sequence[PlannedChange], lock: HeldLock
+        self, path: Path, display_path: str, planned: Sequence[PlannedChange], lock: HeldLock
     ) -> list[AppliedChange | Exception]:
-        content = self._read(path)
-        journal = Journal(path)
+        content, now = self._read(path), self._now()
+        journal = self.bursts.journal(path, display_path)
         try:
             tail = self._reconcile(journal, content)
         finally:
             self._stale_files.remove(path)
-        batch = Batch(journal, tail, content, format_time(self._now()))
+        batch = Batch(journal, tail, content, format_time(now))
         results = [batch.add(plan) for plan in planned]
-        if batch.records:
-            self._write(batch, lock)
+        if records := batch.records:
+            goes_on = self.bursts.goes_on(path, tail, records, now)
+            self._write(batch, lock, in_burst=goes_on)
+            self.bursts.note(path, display_path, records, now, goes_on=goes_on)
         return results
 
     def _reconcile_file(self, path: Path) -> None:
@@ -171,13 +125,15 @@ class FileChanges:
         except FileNotFoundError:
             return None
 
-    def _write(self, batch: Batch, lock: HeldLock) -> None:
+    def _write(self, batch: Batch, lock: HeldLock, *, in_burst: bool) -> None:
         journal, records = batch.journal, batch.records
 
         def record() -> None:
             lock.check()
             _check_unchanged(journal.file, batch.before)
-            if batch.tail.applied is not None:
+            if in_burst:
+                journal.append_to_burst(*records)
+            elif batch.tail.applied is not None:
                 journal.append(*records)
             else:
                 journal.begin(records, batch.before)
@@ -237,7 +193,7 @@ class FileChanges:
             if last is None:
                 return
             # If only the last step failed, the file is replaced, and the changes took effect.
-            is_replaced = isinstance(error, OSError) and _stamp(journal.file) != last.stamp
+            is_replaced = isinstance(error, OSError) and recorded_stamp(journal.file) != last.stamp
             if last.n != records[-1].entry.n or is_replaced:
                 return
             journal.append(self._aborted_record(records[0].entry, last))
@@ -288,12 +244,5 @@ def _state(content: Content | None) -> ContentState | None:
 
 def _check_unchanged(path: Path, content: Content | None) -> None:
     """Check that a file is still the one that was read."""
-    if _stamp(path) != ("" if content is None else content.stamp.recorded):
+    if recorded_stamp(path) != ("" if content is None else content.stamp.recorded):
         raise FileChangedError("it was changed by another program meanwhile")
-
-
-def _stamp(path: Path) -> str:
-    try:
-        return Stamp.of(status_of(path)).recorded
-    except FileNotFoundError:
-        return ""

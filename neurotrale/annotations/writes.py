@@ -60,10 +60,16 @@ class FileWriter:
 
     def __init__(self, changes: FileChanges, views: Views | None = None) -> None:
         self.changes, self.views = changes, views or Views(None)
+        changes.bursts.loaded = self.views.loaded
 
     def saw(self, viewer: Viewer, file: str, etag: str, arrived_ns: int) -> None:
         """Record that a client asked for a file, see `Views.saw`."""
         self.views.saw(viewer, file, etag, arrived_ns)
+
+    def close(self) -> None:
+        """Write what is not on disk yet."""
+        self.changes.bursts.close()
+        self.views.close()
 
     def resumed(self, context: WriteContext) -> None:
         """Return None: in this process, every write is applied at once."""

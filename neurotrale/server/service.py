@@ -226,7 +226,7 @@ def _one_writer(
         try:
             writer.run()
         finally:
-            file_writer.views.close()
+            file_writer.close()
             remove_claims()
 
     with door, outside:
