@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from threading import Lock, Thread
@@ -74,15 +75,6 @@ class Bursts:
         self._open: dict[Path, OpenBurst] = {}
         self._thread: Thread | None = None
 
-    def journal(self, path: Path, display_path: str) -> Journal:
-        """Return the journal of a file, which knows what clients have loaded.
-
-        Args:
-            path: The file.
-            display_path: Its path relative to the data root.
-        """
-        return Journal(path, lambda: self.loaded(display_path))
-
     def goes_on(
         self, path: Path, tail: JournalTail, records: Sequence[NewRecord], now: datetime
     ) -> bool:
@@ -105,10 +97,7 @@ class Bursts:
             and timedelta(0) <= now - burst.at <= timedelta(seconds=self._rest_s)
             and burst.saves + len(records) <= MOST_SAVES
             and burst.size < MOST_BYTES
-            and all(
-                one.chain != "" and one.chain == other.chain and continues(one, other)
-                for one, other in steps
-            )
+            and all(_is_same_chain(one, other) and continues(one, other) for one, other in steps)
             and last.entry.new is not None
             and last.entry.new.hash not in self.loaded(burst.display_path)
         )
@@ -122,7 +111,7 @@ class Bursts:
         *,
         goes_on: bool,
     ) -> None:
-        """Note changes that are on disk.
+        """Note saves that are on disk, and that others may follow.
 
         Args:
             path: The file.
@@ -133,10 +122,9 @@ class Bursts:
         """
         with self._guard:
             before = self._open.pop(path, None)
-            last = records[-1]
-            if not last.chain or not self._rest_s:
+            if not self._rest_s:
                 return
-            burst = OpenBurst(display_path, last, now, time.monotonic() + self._rest_s)
+            burst = OpenBurst(display_path, records[-1], now, time.monotonic() + self._rest_s)
             if goes_on:
                 saves, size = (1, 0) if before is None else (before.saves, before.size)
                 size += sum(len(hunk.old) + len(hunk.new) for one in records for hunk in one.hunks)
@@ -185,9 +173,16 @@ class Bursts:
 
     def _record(self, path: Path, burst: OpenBurst, lock: HeldLock) -> None:
         """Append one record for a burst to the journal, unless its last save may not be applied."""
-        journal = self.journal(path, burst.display_path)
+        journal = Journal(path, partial(self.loaded, burst.display_path))
         last, applied = journal.tail()
         is_last = last is applied and last is not None and last.n == burst.last.entry.n
         if is_last and burst.last.entry.stamp != recorded_stamp(path):
             lock.check()
             journal.append()
+
+
+def _is_same_chain(last: NewRecord, new: NewRecord) -> bool:
+    """Return whether two saves come from one client, and not surely from different chains."""
+    if last.chain is None or new.chain is None or last.chain[0] != new.chain[0]:
+        return False
+    return last.chain[1] == new.chain[1] or not (last.chain[1] and new.chain[1])

@@ -58,7 +58,7 @@ class Change:
     target: int = 0
     notes: SaveNotes = NO_NOTES
     creates: bool = True
-    chain: str = ""
+    chain: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

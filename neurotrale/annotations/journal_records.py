@@ -136,13 +136,13 @@ class NewRecord:
     Attributes:
         entry: The record without its hunks.
         hunks: The hunks, whose text is made when it is written.
-        chain: What tells the views of the client apart that a save continues, if the save may be
-            part of a burst; it is not written.
+        chain: The client of a save that may be part of a burst, and when the chain of its views
+            began that the save continues, 0 if that is not clear; it is not written.
     """
 
     entry: JournalEntry
     hunks: Sequence[Hunk] = ()
-    chain: str = ""
+    chain: tuple[str, int] | None = None
 
     @classmethod
     def parse(cls, line: bytes) -> NewRecord | None:

@@ -121,7 +121,7 @@ class Saves:
         )
         after = Document.parse(merged.content) if changes else file
         is_plain = is_full and not merged.conflicts and not merged.replaced
-        chain = meaning.chain if is_plain else None
+        began_ns = 0 if meaning.chain is None else meaning.chain.began_ns
         return Change(
             "put",
             diff_documents(file, after),
@@ -129,7 +129,7 @@ class Saves:
             held,
             newly_held=newly_held + len(stale),
             notes=notes,
-            chain="" if chain is None else f"{viewer.key}\0{chain.began_ns}",
+            chain=(viewer.key, began_ns) if is_plain else None,
         )
 
     def _meaning(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from neurotrale.annotations.batch import Batch, PlannedChange, record_of
@@ -22,20 +23,71 @@ from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
 from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
-from neurotrale.annotations.stale_files import StaleTemporaryFiles
-from neurotrale.errors import BusyError, raise_write_error
+from neurotrale.errors import (
+    BusyError,
+    ConflictError,
+    DamagedError,
+    MissingError,
+    raise_write_error,
+)
 from neurotrale.locking.held import HeldLock, LockLostError
 from neurotrale.locking.locks import Locks
-from neurotrale.storage.atomic import replace_file
-from neurotrale.storage.directories import forget_directory
+from neurotrale.storage.atomic import replace_file, temporary_path
+from neurotrale.storage.directories import directory_at, forget_directory
+from neurotrale.storage.regular import remove_regular
 
 log = logging.getLogger(__name__)
 
+_SUFFIX = ".tmp"
 MOST_ATTEMPTS = 10
 
 
 class FileChangedError(Exception):
     """A file was changed by another program after it was read, and before it was replaced."""
+
+
+class StaleTemporaryFiles:
+    """Removes temporary files of writers that died.
+
+    Args:
+        locks: Show whether a file is being written.
+        reconcile: Reconciles the journal of a file with the file.
+    """
+
+    def __init__(self, locks: Locks, reconcile: Callable[[Path], object]) -> None:
+        self._locks = locks
+        self._reconcile = reconcile
+        self._swept: set[Path] = set()
+
+    def remove(self, path: Path) -> None:
+        """Remove the stale temporary file of a file; the caller holds the file's lock.
+
+        As the lock is held, no writer uses the temporary file. The first call for a directory also
+        removes those of the other files in it.
+
+        Raises:
+            IrregularFileError: The temporary file is a link, a directory or the like.
+        """
+        remove_regular(temporary_path(path))
+        directory = path.parent
+        if directory in self._swept:
+            return
+        for name in directory_at(directory).names():
+            if name.startswith(".") and name.endswith(_SUFFIX):
+                self._remove_other(directory / name[1 : -len(_SUFFIX)], path)
+        self._swept.add(directory)
+
+    def _remove_other(self, other: Path, own: Path) -> None:
+        if other == own or other.suffix != ".json":
+            return
+        try:
+            with self._locks.try_hold(other) as free:
+                if free:
+                    self._reconcile(other)
+                    remove_regular(temporary_path(other))
+                    log.info("removed the stale temporary file of %s", other)
+        except (OSError, MissingError, DamagedError, ConflictError) as error:  # not of this write
+            log.warning("cannot remove the stale temporary file of %s: %s", other, error)
 
 
 class FileChanges:
@@ -87,10 +139,8 @@ class FileChanges:
             with self.locks.hold(path, display_path) as lock:
                 try:
                     return self._change_together(path, display_path, planned, lock)
-                except (
-                    LockLostError,
-                    FileChangedError,
-                ) as error:  # the next attempt marks its records as aborted
+                except (LockLostError, FileChangedError) as error:
+                    # The next attempt marks its records as aborted.
                     log.warning("%s: %s; the changes are made again", display_path, error)
                 except OSError as error:
                     raise_write_error(error, display_path)
@@ -102,18 +152,20 @@ class FileChanges:
     def _change_together(
         self, path: Path, display_path: str, planned: Sequence[PlannedChange], lock: HeldLock
     ) -> list[AppliedChange | Exception]:
-        content, now = self._read(path), self._now()
-        journal = self.bursts.journal(path, display_path)
+        content = self._read(path)
+        journal = Journal(path, partial(self.bursts.loaded, display_path))
         try:
             tail = self._reconcile(journal, content)
         finally:
             self._stale_files.remove(path)
-        batch = Batch(journal, tail, content, format_time(now))
+        batch = Batch(journal, tail, content, format_time(now := self._now()))
         results = [batch.add(plan) for plan in planned]
         if records := batch.records:
-            goes_on = self.bursts.goes_on(path, tail, records, now)
+            may_go_on = records[-1].chain is not None
+            goes_on = may_go_on and self.bursts.goes_on(path, tail, records, now)
             self._write(batch, lock, in_burst=goes_on)
-            self.bursts.note(path, display_path, records, now, goes_on=goes_on)
+            if may_go_on:
+                self.bursts.note(path, display_path, records, now, goes_on=goes_on)
         return results
 
     def _reconcile_file(self, path: Path) -> None:
