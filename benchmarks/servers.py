@@ -21,11 +21,16 @@ import tifffile
 
 
 @contextmanager
-def neurotrale(root: Path, workers: int, *options: str) -> Iterator[tuple[str, int]]:
-    """Run this service; yield its URL and the process id of its supervisor."""
+def neurotrale(
+    root: Path, workers: int, *options: str, cores: int | None = None
+) -> Iterator[tuple[str, int]]:
+    """Run this service, on so many cores; yield its URL and the process id of its supervisor."""
     ready = root.parent / f"ready-{os.getpid()}.json"
     command = [sys.executable, "-m", "neurotrale", "serve", str(root), "--port", "0"]
     command += ["--workers", str(workers), "--no-access-log", "--log-level", "warning"]
+    if cores is not None:
+        chosen = sorted(os.sched_getaffinity(0))[:cores]
+        command = ["taskset", "--cpu-list", ",".join(map(str, chosen)), *command]
     process = subprocess.Popen(
         [*command, "--ready-file", str(ready), *options], stdout=subprocess.DEVNULL
     )

@@ -176,7 +176,7 @@ class FailureTeller:
             return
         if report.failed:
             terminal.write_line(f"\n{report.nodeid} failed in {report.when}")
-        elif report.outcome == "rerun":
+        elif str(report.outcome) == "rerun":  # as pytest-rerunfailures says it
             terminal.write_line(f"\n{report.nodeid} failed in {report.when}, and is run once more:")
             terminal.write_line(report.longreprtext)
 

@@ -24,7 +24,8 @@ from neurotrale.annotations.handover import RemoteWriter, WriteJobs, address_of
 from neurotrale.chunks.encode import encode_chunk
 from neurotrale.server.threads import Job
 from neurotrale.storage.names import check_name, split_path
-from neurotrale.web.app import AppSettings, create_app, create_writer
+from neurotrale.web.app import create_app, create_writer
+from neurotrale.web.app_settings import AppSettings
 from neurotrale.web.router import App
 from tests.datasets import ANNOTATIONS, gradient, write_dataset
 from tests.processes import REPOSITORY

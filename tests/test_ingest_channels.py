@@ -14,6 +14,7 @@ import pytest
 import requests
 import tifffile
 
+from neurotrale.precomputed.info import parse_info
 from tests.conftest import Service
 from tests.datasets import Voxels
 from tests.stacks import HALVES, chunk_boxes, expected_levels, ingest, noise
@@ -336,15 +337,92 @@ def test_viewer_adds_the_colours_of_more_than_three_channels(
     voxels = np.concatenate([STACK, STACK[:2] // 4])
     source = stack(tmp_path, voxels, metadata={"axes": "CZYX"}, photometric="minisblack", ome=True)
     ingest(source, shared_service.root / "five", "--levels", "1")
-    page = requests.get(f"{shared_service.url}/api/datasets/five/open").text
-    match = re.search(r'data-state="([^"]*)"', page)
-    assert match is not None
-    (layer,) = json.loads(html.unescape(match[1]))["layers"]
+    layer = shown(shared_service, "five")
     names = ["red", "green", "blue", "magenta", "cyan"]
     assert list(layer["shaderControls"]) == names
     for channel, name in enumerate(names):
         assert f"#uicontrol invlerp {name}(channel={channel})" in layer["shader"]
         assert f"{name}() * vec3(" in layer["shader"]
+
+
+LUT = np.zeros((3, 256), "uint8")
+LUT[1] = np.arange(256)
+DYES = {"Name": ["DAPI", "GFP, long", "float"], "Color": [0x0000FFFF, 0x00FF00FF, -16776961]}
+WHITE = {"Color": [-1, -1, -1]}
+STYLED: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
+    "OME": (
+        {"ome": True, "metadata": {"axes": "CZYX", "Channel": DYES}},
+        ["#0000ff", "#00ff00", "#ff0000"],
+        ["DAPI_1", "GFP_long_2", "float_3"],
+    ),
+    "ImageJ": (
+        {"imagej": True, "metadata": {"axes": "ZCYX", "LUTs": [LUT, LUT[::-1], LUT // 2]}},
+        ["#00ff00", "#00ff00", "#007f00"],
+        ["channel_1", "channel_2", "channel_3"],
+    ),
+    "white, which OME also means where none is stated": (
+        {"ome": True, "metadata": {"axes": "CZYX", "Channel": WHITE}},
+        [],
+        ["red", "green", "blue"],
+    ),
+    "none": ({"ome": True, "metadata": {"axes": "CZYX"}}, [], ["red", "green", "blue"]),
+}
+
+
+def shown(service: Service, name: str) -> dict[str, Any]:
+    """The layer of the volume in the state with which a viewer is opened."""
+    page = requests.get(f"{service.url}/api/datasets/{name}/open").text
+    match = re.search(r'data-state="([^"]*)"', page)
+    assert match is not None
+    (layer,) = json.loads(html.unescape(match[1]))["layers"]
+    return dict(layer)
+
+
+@pytest.mark.parametrize("kind", STYLED)
+def test_channels_have_the_colours_that_their_source_states(
+    tmp_path: Path, shared_service: Service, kind: str
+) -> None:
+    options, colours, names = STYLED[kind]
+    voxels = STACK.swapaxes(0, 1) if kind == "ImageJ" else STACK
+    name = f"styled-{kind.split()[0].strip(',')}"
+    source = stack(tmp_path, voxels, photometric="minisblack", **options)
+    said = ingest(source, shared_service.root / name, "--levels", "1").output
+    info = json.loads((shared_service.root / name / "info").read_text())
+    assert [one["color"] for one in info.get("channels", [])] == colours
+    assert ("colours of the channels" in said) == bool(colours)
+    layer = shown(shared_service, name)
+    assert list(layer["shaderControls"]) == names
+    for number, colour in enumerate(colours):
+        vector = ", ".join(f"{part / 255:.3f}" for part in bytes.fromhex(colour[1:]))
+        assert f"{names[number]}() * vec3({vector})" in layer["shader"]
+    ingest(shared_service.root / name, tmp_path / "again", "--levels", "1")
+    again = json.loads((tmp_path / "again/info").read_text())
+    assert again.get("channels") == info.get("channels")
+
+
+def test_each_source_brings_the_colour_of_its_channel(tmp_path: Path) -> None:
+    sources = []
+    for number in range(2):
+        channel = {"Name": [f"dye {number}"], "Color": [(0xFF << 8 * (3 - number)) - 2**32]}
+        path = tmp_path / f"dye{number}.ome.tif"
+        metadata = {"axes": "ZYX", "Channel": channel}
+        tifffile.imwrite(path, STACK[number], ome=True, metadata=metadata)
+        sources.append(path)
+    ingest(sources[0], tmp_path / "out", "--source", str(sources[1]), "--levels", "1")
+    info = json.loads((tmp_path / "out/info").read_text())
+    assert info["channels"] == [
+        {"name": "dye 0", "color": "#ff0000"},
+        {"name": "dye 1", "color": "#00ff00"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "channels",
+    [7, "many", [1, 2], [{"color": "red"}] * 3, [{"color": "#0000ff"}] * 2, {"a": {}}, None],
+)
+def test_channels_of_other_programs_in_info_are_no_colours(channels: object) -> None:
+    stated = {"data_type": "uint8", "num_channels": 3, "scales": [], "channels": channels}
+    assert parse_info(json.dumps(stated).encode()).styles == []
 
 
 @pytest.mark.parametrize("channel", [0, 2])

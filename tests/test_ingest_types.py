@@ -90,9 +90,32 @@ def test_labels_of_64_bits_become_unsigned_unless_one_is_negative(tmp_path: Path
     assert "int64 becomes uint64" in said
     assert_levels_equal(tmp_path / "out", voxels.astype("uint64"), segmentation=True)
     voxels[3, 2, 1] = -3
-    said = ingest(stack(tmp_path / "bad", voxels, True), tmp_path / "no", code=1).output
-    assert "plane 3 has values from -3 to" in said
-    assert "--to" in said
+    source = stack(tmp_path / "bad", voxels, True)
+    for options, expected in (((), "int64, from -3 to"), (SHARD, "plane 3 has values from -3 to")):
+        said = ingest(source, tmp_path / "no", *options, code=1).output
+        assert expected in said
+        assert "--to" in said
+
+
+SHARD = ("--shard", "2/2")
+MOST_UINT32 = 2**32 - 1
+
+
+@pytest.mark.parametrize("greatest", [0, 7, MOST_UINT32, MOST_UINT32 + 1, 2**63 - 1])
+@pytest.mark.parametrize("is_one_file", [True, False])
+@pytest.mark.quick(4)
+def test_labels_of_64_bits_get_the_type_that_holds_all(
+    tmp_path: Path, greatest: int, is_one_file: bool
+) -> None:
+    voxels = np.zeros((5, 20, 21), "int64")
+    voxels[4, 19, 20] = greatest
+    source = stack(tmp_path / "in", voxels, is_one_file)
+    said = ingest(source, tmp_path / "out", "--levels", "1", "--segmentation").output
+    dtype = "uint32" if greatest <= MOST_UINT32 else "uint64"
+    assert f"int64 becomes {dtype} (the values are from 0 to {greatest})" in said
+    (found,) = read_levels(tmp_path / "out")
+    assert found.dtype == dtype
+    assert np.array_equal(found, voxels.astype(dtype))
 
 
 def test_labels_are_never_saturated(tmp_path: Path) -> None:

@@ -291,4 +291,4 @@ def service(tmp_path_factory: pytest.TempPathFactory, start_service: StartServic
 def test_tabs_behind_one_address_lose_nothing_of_a_service(service: Service) -> None:
     WORLD.new_wire = lambda first: OverHttp(new_brain(service, first, LEAF))
     WORLD.reorders = 0
-    run(20, 50)
+    run(100, 100)

@@ -17,7 +17,8 @@ import pytest
 import requests
 from openapi_spec_validator import OpenAPIV30SpecValidator
 
-from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.app import create_app
+from neurotrale.web.app_settings import AppSettings
 from neurotrale.web.error_handlers import TABLE
 from neurotrale.web.router import OrderedRouter
 from tests.conftest import Service, StartService

@@ -317,6 +317,29 @@ def test_history_confirms_removals_that_were_held_back(own: Service, visit: Visi
 
 
 @pytest.mark.long
+def test_history_removes_what_was_ignored_as_leaving_a_slice(own: Service, visit: Visit) -> None:
+    block = f"{own.url}/brain/annotations/x0y0z0"
+    file = f"{block}/z-0001.json"
+    points = [
+        {"id": kind, "type": "point", "anntype": kind, "point": [1, 2, 3]}
+        for kind in ("glia", "neuron")
+    ]
+    assert requests.put(file, json=points, timeout=60).status_code == 201
+    viewer = EDITOR | {"User-Agent": uuid4().hex}
+    assert requests.get(file, headers=viewer, timeout=60).ok
+    requests.get(f"{block}/z-0002.json", headers=viewer, timeout=60)
+    saved = requests.put(file, data=json.dumps(points[1:]), headers=viewer, timeout=60)
+    assert saved.json()["ignored"] == 1
+    page = visit.page
+    page.goto(f"{file}/history/")
+    page.get_by_text("Ignored, as its viewer left the slice").first.wait_for()
+    press(page, "Remove what was ignored", "#changes")
+    page.locator("#changes > li").nth(2).wait_for()
+    assert [one["id"] for one in requests.get(file, timeout=60).json()] == ["neuron"]
+    assert visit.complaints == []
+
+
+@pytest.mark.long
 def test_history_changes_nothing_when_a_person_thinks_better_of_it(
     own: Service, visit: Visit
 ) -> None:

@@ -154,6 +154,17 @@ def test_stray_file_is_named_before_any_work(tmp_path: Path, stray: str, said: s
     assert "1 problem;" in output
 
 
+def test_all_kinds_of_problems_are_named_at_once() -> None:
+    names = ["z1", "z2", "z3", "z5", "z1 copy", "z3 (1)", "MAX_z"]
+    result = order_planes([Path(f"{name}.tif") for name in names], None)
+    assert [problem.partition(" (z*")[0] for problem in result.problems] == [
+        "z1 copy.tif: a copy of z1.tif",
+        "z3 (1).tif: a copy of z3.tif",
+        "MAX_z.tif: not named like the others",
+        "z4.tif: missing",
+    ]
+
+
 @pytest.mark.parametrize(
     ("names", "missing"),
     [

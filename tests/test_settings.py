@@ -23,7 +23,7 @@ from neurotrale.settings import COMMANDS, records, stacks
 from neurotrale.settings.service import DEFAULT_WORKERS, SERVICE
 from neurotrale.settings.setting import Command, Flag, Setting
 from neurotrale.tools.check.rules import SEVERITIES
-from neurotrale.web.app import AppSettings
+from neurotrale.web.app_settings import AppSettings
 from tests.processes import REPOSITORY, environment, neurotrale, run
 
 EACH = pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.name)

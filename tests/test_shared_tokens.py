@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from neurotrale.errors import TokensUnusableError
 from neurotrale.tokens.file import MOST_FILE_BYTES, Token, TokenList, digest_of, parse_list
 from neurotrale.tokens.watch import SLOT_BYTES, STALE_NS, SharedTokens
-from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.app import create_app
+from neurotrale.web.app_settings import AppSettings
 from tests.processes import eventually
 from tests.test_token_changes import ANNA, BOB, BOTH, INFO, ONE, is_stopped, owned
 

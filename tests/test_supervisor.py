@@ -72,7 +72,8 @@ _FIRST_WORKERS_DIE = """
 import logging, os, sys
 from contextlib import closing
 from pathlib import Path
-from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.app import create_app
+from neurotrale.web.app_settings import AppSettings
 from neurotrale.server.sockets import open_socket, url_of
 from neurotrale.server.supervisor import Supervisor
 from neurotrale.server.worker import Limits, run_worker

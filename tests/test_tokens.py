@@ -37,7 +37,8 @@ from neurotrale.tokens.file import (
     parse_tokens,
 )
 from neurotrale.tokens.watch import TokenWatch
-from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.app import create_app
+from neurotrale.web.app_settings import AppSettings
 from tests.conftest import Service, StartService
 from tests.datasets import ANNOTATIONS, gradient, write_dataset
 from tests.processes import ACCESS_LINE, environment, eventually, neurotrale, run, running

@@ -40,7 +40,8 @@ from neurotrale.storage.spool import (
 )
 from neurotrale.tokens.watch import SharedTokens, watch_in_background
 from neurotrale.web.admission import Admission
-from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.app import create_app
+from neurotrale.web.app_settings import AppSettings
 from neurotrale.web.error_handlers import TABLE
 from neurotrale.web.routes import ROUTES
 from tests.conftest import Service, StartService, answer, connect

@@ -22,7 +22,8 @@ from neurotrale.annotations.handover import PARKING, Parking, RemoteWriter
 from neurotrale.server.messages import INLINE_BYTES, receive, send, socket_pair
 from neurotrale.server.threads import FileQueues, Job
 from neurotrale.server.writer import Writer, WriterLink
-from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.app import create_app
+from neurotrale.web.app_settings import AppSettings
 from tests.datasets import write_dataset
 from tests.processes import eventually
 

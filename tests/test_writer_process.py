@@ -70,10 +70,10 @@ def test_many_patches_at_once_to_a_large_file_are_few_rewrites(
 ) -> None:
     root = tmp_path / "data"
     write_dataset(root / "brain")
-    write(root / FILE, make_many("point", 500_000, (1000, 1000, 1000)))
+    write(root / FILE, make_many("point", 720_000, (1000, 1000, 1000)))
     service = start_service(root, "--workers", "10")
     before = (root / FILE).stat().st_size
-    assert before > 60e6
+    assert before > 86e6
     with ThreadPoolExecutor(32) as pool:
         assert patch(service, "first").status_code == 201
         answers = list(pool.map(lambda number: patch(service, f"n{number}"), range(32)))

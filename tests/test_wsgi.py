@@ -18,7 +18,8 @@ import pytest
 
 from neurotrale.errors import BusyError
 from neurotrale.storage.descriptors import FilePart
-from neurotrale.web.app import AppSettings, create_app
+from neurotrale.web.app import create_app
+from neurotrale.web.app_settings import AppSettings
 from neurotrale.web.responses import send_stream
 from tests.datasets import ANNOTATIONS, gradient, info_of, wait_until_settled, write_chunks
 from tests.wsgi_servers import SERVERS, Application, Ask, Asked, Given

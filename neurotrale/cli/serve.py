@@ -156,7 +156,7 @@ def start(root: Path, options: dict[str, Any]) -> None:
     from neurotrale.server.service import ServeSettings
     from neurotrale.server.service import serve as run_service
     from neurotrale.server.worker import Limits
-    from neurotrale.web.app import AppSettings
+    from neurotrale.web.app_settings import AppSettings
     from neurotrale.web.webapps import viewer_directory
 
     logging.getLogger("neurotrale.access").disabled = not options["access_log"]

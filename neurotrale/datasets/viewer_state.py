@@ -5,6 +5,7 @@ Source of the format: Neuroglancer, `src/viewer.ts` and `python/neuroglancer/vie
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ that opens the viewer makes them absolute."""
 # One of four panels in a window of 1280 x 800 pixels, with a margin; the page that opens the viewer
 # adjusts the scale to the real window.
 PANEL_PX = (600, 350)
+MOST_NAME = 40
 
 _COLOURS = {
     GeometryKind.POINTS: "#ffd400",
@@ -122,11 +124,12 @@ def _volume(info: Info, contrast: Sequence[Window] | None, *, plain: bool) -> St
         shader = "void main() {\n  emitGrayscale(normalized());\n}\n"
         names: Sequence[str] = ("normalized",)
     else:
-        names = list(_CHANNELS)[: info.num_channels]
+        names = _control_names(info)
         controls = "".join(
             f"#uicontrol invlerp {name}(channel={channel})\n" for channel, name in enumerate(names)
         )
-        shader = f"void main() {{\n  emitRGB({_mixed([f'{name}()' for name in names])});\n}}\n"
+        mixture = _mixed([f"{name}()" for name in names], info)
+        shader = f"void main() {{\n  emitRGB({mixture});\n}}\n"
     layer: State = {"type": "image", "shader": controls + shader}
     if contrast is not None:
         windows = zip(names, contrast, strict=False)
@@ -142,7 +145,7 @@ def plain_shader(info: Info, contrast: Sequence[Window] | None) -> str:
         contrast: The window of each channel, in units of the data; None for the whole range.
     """
     levels = []
-    for channel in range(min(info.num_channels, 3)):
+    for channel in range(min(info.num_channels, len(_CHANNELS) if info.styles else 3)):
         value = "getDataValue()" if info.num_channels == 1 else f"getDataValue({channel})"
         if contrast is None or channel >= len(contrast) or info.data_type == "uint64":
             levels.append(f"toNormalized({value})")
@@ -152,12 +155,34 @@ def plain_shader(info: Info, contrast: Sequence[Window] | None) -> str:
             levels.append(f"clamp((float(toRaw({value})) - {low!r}) / {width!r}, 0.0, 1.0)")
     if info.num_channels == 1:
         return f"void main() {{\n  emitGrayscale({levels[0]});\n}}\n"
-    return f"void main() {{\n  emitRGB({_mixed(levels[:3])});\n}}\n"
+    return f"void main() {{\n  emitRGB({_mixed(levels, info)});\n}}\n"
 
 
-def _mixed(levels: Sequence[str]) -> str:
+def _control_names(info: Info) -> list[str]:
+    """Return the name of the control of each channel that is shown: a word that GLSL allows."""
+    names = list(_CHANNELS)[: info.num_channels]
+    if not info.styles:
+        return names
+    words = [re.sub(r"[^A-Za-z0-9]+", "_", one.name).strip("_") for one in info.styles]
+    # With a number at its end, it is none of the words that GLSL keeps for itself.
+    return [
+        f"{word if word[:1].isalpha() and len(word) <= MOST_NAME else 'channel'}_{number}"
+        for number, (word, _) in enumerate(zip(words, names, strict=False), 1)
+    ]
+
+
+def _mixed(levels: Sequence[str], info: Info) -> str:
     """Return the GLSL expression of the colour of a voxel: red, green and blue, or a mixture."""
-    if len(levels) <= 3:
+    if info.styles:
+        colours = [_vector(one.color) for one in info.styles]
+    elif len(levels) <= 3:
         return f"vec3({', '.join([*levels, '0.0'][:3])})"
-    colours = zip(levels, _CHANNELS.values(), strict=False)
-    return " + ".join(f"{level} * vec3({colour})" for level, colour in colours)
+    else:
+        colours = list(_CHANNELS.values())
+    pairs = zip(levels, colours, strict=False)
+    return " + ".join(f"{level} * vec3({colour})" for level, colour in pairs)
+
+
+def _vector(colour: str) -> str:
+    """Return ``#rrggbb`` as the numbers of a GLSL vector."""
+    return ", ".join(f"{part / 255:.3f}" for part in bytes.fromhex(colour[1:]))

@@ -5,6 +5,7 @@ Source of the format: Neuroglancer, "Precomputed volume format" (multi-resolutio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -37,6 +38,22 @@ class Scale(msgspec.Struct, frozen=True):
     """As in `info`; `neurotrale.precomputed.sharding.sharding_of` checks it."""
 
 
+class ChannelStyle(msgspec.Struct, frozen=True):
+    """How a channel is shown; each is empty if it is not stated.
+
+    Attributes:
+        name: What the channel shows, such as the dye.
+        color: ``#rrggbb``.
+    """
+
+    name: str = ""
+    color: str = ""
+
+
+_styles = msgspec.json.Decoder(list[ChannelStyle])
+_COLOUR = re.compile(r"#[0-9a-f]{6}")
+
+
 class Info(msgspec.Struct, frozen=True):
     """The `info` of a volume."""
 
@@ -45,6 +62,18 @@ class Info(msgspec.Struct, frozen=True):
     scales: list[Scale]
     type: str = "image"
     """``image`` or ``segmentation``."""
+    channels: msgspec.Raw = msgspec.Raw(b"[]")
+    """A key of ours, which other programs may use for anything; see `styles`."""
+
+    @property
+    def styles(self) -> list[ChannelStyle]:
+        """How each channel is shown; empty if that is not stated for all of them."""
+        try:
+            styles = _styles.decode(self.channels)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return []
+        is_whole = len(styles) == self.num_channels
+        return styles if is_whole and all(_COLOUR.fullmatch(one.color) for one in styles) else []
 
     def scale(self, key: str) -> Scale | None:
         """Return the scale with this key (the directory of its chunks); None if there is none."""

@@ -44,7 +44,8 @@ from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.spool import Spool
 from neurotrale.tokens.watch import TokenWatch
 from neurotrale.web.admission import Admission
-from neurotrale.web.app import AppSettings, create_app, create_writer
+from neurotrale.web.app import create_app, create_writer
+from neurotrale.web.app_settings import AppSettings
 
 
 @contextmanager

@@ -16,13 +16,22 @@ from neurotrale.tools.ingest.hashing import FileRecord
 from neurotrale.tools.ingest.plane_source import PlaneSource, slab_reads
 from neurotrale.tools.ingest.pyramid import SlabBlock
 from neurotrale.tools.ingest.slab import DTYPES, format_problems
+from neurotrale.tools.parallel import parallel_for_each
 
 Voxels = NDArray[Any]
 
 _UNTOLD = {"float16": "float32", "int64": "uint64", "bool": "uint8"}
+# Files of more bytes are not read twice.
+MOST_BYTES_IN_ADVANCE = 4 * 2**30
 
 
-def converted_source(source: PlaneSource, target: str | None, *, labels: bool) -> PlaneSource:
+def converted_source(
+    source: PlaneSource,
+    target: str | None,
+    *,
+    labels: bool,
+    values: tuple[int, int] | None = None,
+) -> PlaneSource:
     """Return a source of a data type that datasets can have.
 
     Args:
@@ -30,11 +39,14 @@ def converted_source(source: PlaneSource, target: str | None, *, labels: bool) -
         target: A numpy name of the type to convert to; None for the one of the source, if datasets
             can have it, else for one that holds all its values.
         labels: Whether the voxels are labels, whose values must never change.
+        values: The least and the greatest value of an ``int64`` source, if they are known.
 
     Raises:
         SourceError: No type holds all values, so the user has to choose.
     """
     chosen = target or _UNTOLD.get(source.dtype, source.dtype)
+    if target is None and values is not None:
+        chosen = _type_of_labels(values)
     if chosen not in DTYPES:
         problem = (
             f"the voxels are {source.dtype}; choose a data type with --to, such as --to float32, or"
@@ -43,7 +55,42 @@ def converted_source(source: PlaneSource, target: str | None, *, labels: bool) -
         raise SourceError(format_problems([problem]))
     if chosen == source.dtype:
         return source
-    return ConvertedSource(source, chosen, labels=labels, may_saturate=target is not None)
+    return ConvertedSource(
+        source, chosen, labels=labels, may_saturate=target is not None, values=values
+    )
+
+
+def _type_of_labels(values: tuple[int, int]) -> str:
+    least, greatest = values
+    if least < 0:
+        problem = (
+            f"the voxels are int64, from {least} to {greatest}, and no data type that a dataset can"
+            " have holds all of those: choose one with --to, such as --to int32"
+        )
+        raise SourceError(format_problems([problem]))
+    return "uint32" if greatest <= np.iinfo("uint32").max else "uint64"
+
+
+def range_of_values(source: PlaneSource, threads: int) -> tuple[int, int] | None:
+    """Read a whole ``int64`` source for its least and greatest value.
+
+    Args:
+        source: The stack; nothing else reads it.
+        threads: How many threads read it.
+
+    Returns:
+        None for a source of another type, or one that is too large to be read twice.
+    """
+    if source.dtype != "int64" or sum(source.sizes) > MOST_BYTES_IN_ADVANCE:
+        return None
+    found = [(int(rows.min()), int(rows.max())) for _, rows in source.read_plane(0)]
+
+    def read(z: int) -> None:
+        found.extend((int(rows.min()), int(rows.max())) for _, rows in source.read_plane(z))
+
+    parallel_for_each(range(1, source.shape_zyx[0]), read, threads)
+    least, greatest = zip(*found, strict=True)
+    return min(least), max(greatest)
 
 
 class ConvertedSource:
@@ -57,10 +104,17 @@ class ConvertedSource:
         dtype: A numpy name of the new data type.
         labels: Whether the voxels are labels, whose values must never change.
         may_saturate: Whether values may be outside of the new type; otherwise they are an error.
+        values: The least and the greatest value, if they are known.
     """
 
     def __init__(
-        self, source: PlaneSource, dtype: str, *, labels: bool, may_saturate: bool
+        self,
+        source: PlaneSource,
+        dtype: str,
+        *,
+        labels: bool,
+        may_saturate: bool,
+        values: tuple[int, int] | None = None,
     ) -> None:
         old, new = np.dtype(source.dtype), np.dtype(dtype)
         self.inner = source
@@ -73,6 +127,7 @@ class ConvertedSource:
         self.read_memory_bytes = source.read_memory_bytes * (
             1 + (new.itemsize + 16) // old.itemsize
         )
+        self._values = values
         self._white = 255 if old.kind == "b" and not labels else 1
         self._may_saturate = may_saturate and not labels
         self._lock = Lock()
@@ -93,6 +148,8 @@ class ConvertedSource:
     def notes(self) -> Sequence[str]:
         """What the user should know, with counts of the values that did not fit so far."""
         how = f" (0 and {self._white})" if self.inner.dtype == "bool" else ""
+        if self._values is not None:
+            how = f" (the values are from {self._values[0]} to {self._values[1]})"
         notes = [*self.inner.notes, f"{self.inner.dtype} becomes {self.dtype}{how}"]
         if self._saturated:
             notes.append(

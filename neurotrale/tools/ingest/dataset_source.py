@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -15,7 +15,7 @@ from neurotrale.chunks.blockfs import DIRECTORY_FILE
 from neurotrale.chunks.tiff_pages import RowBlock
 from neurotrale.errors import BadInputError, DamagedError, SourceError, reading
 from neurotrale.precomputed.grid import chunk_spans
-from neurotrale.precomputed.info import Scale, parse_info
+from neurotrale.precomputed.info import ChannelStyle, Scale, parse_info
 from neurotrale.storage.names import split_path
 from neurotrale.tools.ingest.chunked_volume import (
     MOST_CHUNK_BYTES,
@@ -37,6 +37,7 @@ class DatasetSource:
         voxel_nm: Size of a voxel (x, y, z), if the dataset states it.
         segmentation: Whether the dataset says that its voxels are labels.
         notes: What the user should know about the dataset.
+        styles: How each channel is shown, if the dataset states it.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class DatasetSource:
         voxel_nm: tuple[float, float, float] | None,
         segmentation: bool,
         notes: list[str],
+        styles: Sequence[ChannelStyle] = (),
     ) -> None:
         x, y, z = volume.size_vx
         self.shape_zyx = (z, y, x)
@@ -53,6 +55,7 @@ class DatasetSource:
         self.channels = volume.channels if channel is None else 1
         self.voxel_nm = voxel_nm
         self.segmentation = segmentation
+        self.styles = styles
         self.paths: tuple[Path, ...] = ()
         self.sizes: tuple[int, ...] = ()
         self.order = ""
@@ -142,7 +145,15 @@ def open_dataset(path: Path, channel: int | None, time: int | None) -> DatasetSo
     problems = dtype_problems(volume.dtype)
     if problems:
         raise SourceError(format_problems([f"{path}: {problem}" for problem in problems]))
-    return DatasetSource(volume, channel, voxel_nm, segmentation, notes)
+    styles = _stated_styles(path) if channel is None else ()
+    return DatasetSource(volume, channel, voxel_nm, segmentation, notes, styles)
+
+
+def _stated_styles(path: Path) -> Sequence[ChannelStyle]:
+    try:
+        return parse_info((path / "info").read_bytes()).styles
+    except (OSError, DamagedError):
+        return ()
 
 
 _Opened = tuple[ChunkedVolume, tuple[float, float, float] | None, bool, list[str]]

@@ -6,18 +6,19 @@ Triples are (x, y, z), as in `info`; arrays and steps named ``_zyx`` are [z, y, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise, product
 from math import prod, sqrt
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from neurotrale.errors import BadInputError
 from neurotrale.precomputed.grid import ChunkBox, chunk_spans, grid_shape
-from neurotrale.precomputed.info import Triple
+from neurotrale.precomputed.info import ChannelStyle, Triple
 
 MOST_LEVELS = 24
 
@@ -121,11 +122,22 @@ def _step(resolution_nm: tuple[float, float, float]) -> Triple:
 
 
 def info_text(
-    levels: tuple[PyramidLevel, ...], dtype: str, segmentation: bool, channels: int = 1
+    levels: tuple[PyramidLevel, ...],
+    dtype: str,
+    segmentation: bool,
+    channels: int = 1,
+    styles: Sequence[ChannelStyle] = (),
 ) -> str:
     """Return the content of the `info` file of a volume.
 
-    Source of the format: Neuroglancer, "Precomputed volume format".
+    Source of the format: Neuroglancer, "Precomputed volume format"; ``channels`` is a key of ours.
+
+    Args:
+        levels: From the finest to the coarsest.
+        dtype: The data type of voxels.
+        segmentation: Whether voxels are labels.
+        channels: The number of channels.
+        styles: How each channel is shown; empty if that is not known.
     """
     scales = [
         {
@@ -142,6 +154,7 @@ def info_text(
         "type": "segmentation" if segmentation else "image",
         "data_type": dtype,
         "num_channels": channels,
+        **({"channels": msgspec.to_builtins(list(styles))} if styles else {}),
         "scales": scales,
     }
     return json.dumps(info, indent=2) + "\n"

@@ -12,6 +12,7 @@ from math import prod
 from msgspec.structs import replace
 
 from neurotrale.tools.ingest.budget import ResourceBudget
+from neurotrale.tools.ingest.channel_colours import channel_styles
 from neurotrale.tools.ingest.checkpoint import Checkpoint, PartProgress, part_names
 from neurotrale.tools.ingest.empty_chunks import SUFFIX, EmptyChunks
 from neurotrale.tools.ingest.levels import PyramidLevel, info_text
@@ -92,6 +93,7 @@ class Part:
                     plan.source.dtype,
                     plan.request.segmentation,
                     plan.source.channels,
+                    channel_styles(plan.source),
                 )
                 writer.write("info", text.encode())
             files = chunk_files_for(self.plan, writer, self._empty_chunks())

@@ -14,7 +14,8 @@ import numpy as np
 from neurotrale.chunks.encode import Compression, Layout
 from neurotrale.errors import BadInputError
 from neurotrale.precomputed.info import Triple
-from neurotrale.tools.ingest.conversion import converted_source
+from neurotrale.tools.ingest.channel_colours import channel_styles
+from neurotrale.tools.ingest.conversion import converted_source, range_of_values
 from neurotrale.tools.ingest.dataset_source import DatasetSource
 from neurotrale.tools.ingest.levels import PyramidLevel, check_levels, make_levels
 from neurotrale.tools.ingest.sources import PlaneSource, open_sources
@@ -152,14 +153,7 @@ def make_plan(request: IngestRequest) -> IngestPlan:
             contradict each other; the message names all problems.
     """
     started = time.monotonic()
-    source = open_sources(
-        (request.source, *request.more_sources),
-        request.channel,
-        request.time,
-        request.cores,
-        request.order,
-        request.series,
-    )
+    source = _opened(request)
     try:
         refuse_dest_in_source(request, source)
         resolution_nm, notes = choose_voxel_size(request.resolution_nm, source)
@@ -168,6 +162,10 @@ def make_plan(request: IngestRequest) -> IngestPlan:
                 f"chunks of only {request.skip_empty} are left out, so there are fewer than below:"
                 " viewers show them as 0, cloud-volume needs fill_missing=True"
             )
+        styles = channel_styles(source)
+        if styles:
+            shown = ", ".join(f"{one.name} {one.color}".strip() for one in styles)
+            notes.append(f"colours of the channels, from the source: {shown}")
         if max(request.chunk_vx) > _LARGEST_TEXTURE_VX:
             notes.append(
                 f"chunks larger than {_LARGEST_TEXTURE_VX} voxels a side do not fit into a texture"
@@ -178,12 +176,39 @@ def make_plan(request: IngestRequest) -> IngestPlan:
         if isinstance(source, DatasetSource) and source.segmentation and not request.segmentation:
             notes.append("the source is a segmentation: so is the new dataset")
             request = replace(request, segmentation=True)
-        source = converted_source(source, request.dtype, labels=request.segmentation)
+        source = converted_source(
+            source,
+            request.dtype,
+            labels=request.segmentation,
+            values=_values(request) if source.dtype == "int64" else None,
+        )
         plan = plan_for(replace(request, resolution_nm=resolution_nm), source)
         return replace(plan, own_notes=tuple(notes), planning_s=time.monotonic() - started)
     except BaseException:
         source.close()
         raise
+
+
+def _opened(request: IngestRequest) -> PlaneSource:
+    return open_sources(
+        (request.source, *request.more_sources),
+        request.channel,
+        request.time,
+        request.cores,
+        request.order,
+        request.series,
+    )
+
+
+def _values(request: IngestRequest) -> tuple[int, int] | None:
+    """Return the least and the greatest value of the source, if finding them is worthwhile."""
+    if request.dtype is not None or request.shards > 1:  # each part would read all of it
+        return None
+    source = _opened(request)
+    try:
+        return range_of_values(source, request.cores)
+    finally:
+        source.close()
 
 
 def plan_for(request: IngestRequest, source: PlaneSource) -> IngestPlan:

@@ -73,9 +73,11 @@ def order_planes(paths: Sequence[Path], order: str | None) -> PlaneOrder:
     decimals = has_decimals(paths)
     names = split_names(paths, decimals=decimals is not False)
     if order is None:
-        strays = [*_copies(paths)] or [*_foreign(names)]
+        strays = _strays(names)
         if strays:
-            return PlaneOrder(paths, strays, "")
+            others = PlaneNames([name for name in names if name.path not in strays])
+            gaps = [f"{name}: missing" for name in missing_names(others)]
+            return PlaneOrder(paths, [*strays.values(), *gaps], "")
         names = _as_shown(names, decimals)
     elif order.upper() == NUMBER:
         if not names.have_as_many_numbers:
@@ -222,7 +224,14 @@ def doubled_names(names: PlaneNames) -> list[str]:
     return doubled
 
 
-def _copies(paths: Sequence[Path]) -> Iterator[str]:
+def _strays(names: PlaneNames) -> dict[Path, str]:
+    """Find the files that are no planes of their own, each with what it is instead."""
+    copies = dict(_copies(names.paths))
+    others = PlaneNames([name for name in names if name.path not in copies])
+    return {**copies, **dict(_foreign(others))}
+
+
+def _copies(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Find files like ``z1 (1).tif`` and ``z1 copy.tif`` beside ``z1.tif``."""
     originals = {(path.parent, stem(path.name)): path for path in paths}
     found: dict[Path, list[Path]] = defaultdict(list)
@@ -234,10 +243,10 @@ def _copies(paths: Sequence[Path]) -> Iterator[str]:
     for original, copies in found.items():
         # "z (1)", "z (2)", "z (3)" beside a lone "z" are the planes themselves.
         if len(copies) < 3 or len(found) > 1:
-            yield from (f"{copy.name}: a copy of {original.name}" for copy in copies)
+            yield from ((copy, f"{copy.name}: a copy of {original.name}") for copy in copies)
 
 
-def _foreign(names: PlaneNames) -> Iterator[str]:
+def _foreign(names: PlaneNames) -> Iterator[tuple[Path, str]]:
     """Find a few files whose names are unlike those of all others, such as ``MAX_z.tif``."""
     (kind, count), *others = names.kinds.most_common()
     if not others or count < 3 or len(names) - count > max(1, len(names) // _FEW):
@@ -246,10 +255,11 @@ def _foreign(names: PlaneNames) -> Iterator[str]:
     pattern = usual[0].pattern(usual.varying)
     for name in names:
         if name.kind != kind:
-            yield (
+            problem = (
                 f"{name.path.name}: not named like the others ({pattern}); narrow --source to"
                 " them, or use --order NAME if it is one of the planes"
             )
+            yield name.path, problem
 
 
 # --- text ---
