@@ -168,6 +168,7 @@ THINGS: dict[str, Plant] = {
 things = pytest.mark.parametrize("thing", THINGS)
 
 JOURNAL, BASE, LOCK, TEMPORARY = ".{}.journal", ".{}.journal.base", ".{}.lock", ".{}.tmp"
+BURST = ".{}.burst"
 WRITES = ("put", "patch", "delete", "restore", "confirm")
 READS = ("history", "revision", "held")
 # Companion, whether there is a history already, and the requests that need the companion.
@@ -175,6 +176,8 @@ CASES: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "journal": (JOURNAL, True, (*READS, *WRITES)),
     "first-journal": (JOURNAL, False, (*READS, *WRITES)),
     "first-base": (BASE, False, ("put", "patch", "delete")),
+    "burst": (BURST, True, (*READS, *WRITES)),
+    "first-burst": (BURST, False, (*READS, *WRITES)),
     "lock": (LOCK, True, WRITES),
     "first-lock": (LOCK, False, WRITES),
     "temporary": (TEMPORARY, True, WRITES),
