@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.data import (
     chunk_names,
+    load_and_dump,
     write_annotations,
     write_entries,
     write_volumes,
@@ -141,22 +142,17 @@ def chunk_memory(setting: Setting) -> Iterator[Result]:
 
 
 def patching(setting: Setting) -> Iterator[Result]:
-    """Measure a PATCH in a file of 100+ MB against load, dump with indent 3, write."""
+    """Measure a PATCH in a file of 100+ MB against load, dump with indent 3, write, flush."""
     root = setting.directory / "annotated"
     path = root / "brain" / "annotations" / "x0y0z0" / "fibers.json"
     write_annotations(path)
     size_mb = path.stat().st_size / 1e6
-    plain = []
-    for number in range(2):
-        started = time.perf_counter()
-        fibers = json.loads(path.read_text())
-        fibers[number]["reviewed"] = True
-        (setting.directory / "plain.json").write_text(json.dumps(fibers, indent=3))
-        plain.append(time.perf_counter() - started)
-    del fibers
     url_path = "/brain/annotations/x0y0z0/fibers.json"
-    cold, warm, peaks = [], [], []
+    plain, cold, warm, peaks = [], [], [], []
+    with neurotrale(root, 1) as (url, _), _connection(url) as connection:
+        _patch(connection, url_path, 900)  # leaves an index for the next start
     for number in range(3):
+        plain.append(load_and_dump(path, setting.directory / "plain.json", number))
         with neurotrale(root, 1) as (url, pid), _connection(url) as connection:
             processes = (*_children(pid), *_children(pid, "writer"))
             connection.request("GET", "/api/health")
@@ -167,7 +163,7 @@ def patching(setting: Setting) -> Iterator[Result]:
             warm += times[1:]
             peaks.append((sum(map(_peak_mb, processes)) - idle) / size_mb)
     theirs = statistics.median(plain)
-    for name, ours, target in (("warm", warm, 40), ("cold", cold, 12)):
+    for name, ours, target in (("warm", warm, 60), ("the first after a start", cold, 25)):
         mine = statistics.median(ours)
         yield Result(
             f"PATCH in {size_mb:.0f} MB, {name}",
@@ -177,7 +173,7 @@ def patching(setting: Setting) -> Iterator[Result]:
             target,
         )
     peak = max(peaks)
-    yield Result("its memory, in file sizes", f"{peak:.1f}", "", peak, 3, at_least=False, unit="F")
+    yield Result("its memory, in file sizes", f"{peak:.1f}", "", peak, 1, at_least=False, unit="F")
     many, one = _patches_of_many_workers_and_one(setting.directory, path, url_path)
     ratio = many / one
     name = f"PATCH through {MANY_WORKERS} workers against one"

@@ -114,6 +114,8 @@ OPTIONS = (
     ),
     Option("--ready-file", "NEUROTRALE_READY_FILE", None, "r.json", Path("r.json"), (os.sep,)),
     Option("--log-level", "NEUROTRALE_LOG_LEVEL", "info", "ERROR", "error", ("loud", "10")),
+    Option("--log-format", "NEUROTRALE_LOG_FORMAT", "text", "json", "json", ("xml",)),
+    Option("--metrics-public", "NEUROTRALE_METRICS_PUBLIC", False, "1", True, ("maybe",)),
     Option("--access-log", "NEUROTRALE_ACCESS_LOG", True, "yes", True, ("maybe",)),
     Option("--no-access-log", "NEUROTRALE_ACCESS_LOG", True, "0", False),
 )  # fmt: skip

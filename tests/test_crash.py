@@ -54,10 +54,12 @@ WATCHED = {
         "annotations/batch.py",
         "annotations/burst_records.py",
         "annotations/bursts.py",
+        "annotations/contents.py",
         "annotations/first_content.py",
         "annotations/transaction.py",
         "locking/locks.py",
         "storage/atomic.py",
+        "storage/ranges.py",
         "storage/regular.py",
     )
 }
@@ -138,6 +140,12 @@ def a_dead_writer_of_a_new_file(stores: Stores) -> None:
     stores.file.rename(temporary_path(stores.file))
 
 
+def in_parts(stores: Stores) -> Stores:
+    """Let the stores change files of any size as if they were too large to be held in memory."""
+    stores.store.contents.large_bytes = 1
+    return stores
+
+
 VIEWER = WriteContext(Author("bob", "10.0.0.7"), viewer=Viewer("bob", "v"), guarded=True)
 TWO = {1: array(A), 2: array(A, B)}
 
@@ -152,6 +160,21 @@ WRITES = {
         two_changes, lambda s: s.put(array(C), VIEWER), TWO, array(A, B, C), "put", held=(A,)
     ),
     "patch": Write(two_changes, lambda s: s.patch("a", reviewed=True), TWO, array(A2, B), "patch"),
+    "patch of a file in parts": Write(
+        two_changes,
+        lambda s: in_parts(s).patch("a", reviewed=True),
+        TWO,
+        array(A2, B),
+        "patch",
+    ),
+    "delete in a file in parts after another program": Write(
+        another_program,
+        lambda s: in_parts(s).delete("a"),
+        TWO | {3: array(A, C)},
+        array(C),
+        "delete",
+        outside=True,
+    ),
     "delete": Write(two_changes, lambda s: s.delete("a"), TWO, array(B), "delete"),
     "restore": Write(
         two_changes, lambda s: s.past.restore(s.place, 1, ANN), TWO, array(A), "restore"

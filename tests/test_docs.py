@@ -455,7 +455,7 @@ def test_readme_leads_to_every_document() -> None:
     {
         "docs/reference.md": [
             *("Install and start", "Pages and viewer", "URLs", "Options"),
-            *("Stopping and exit codes", "Logs", "Errors", "Limits"),
+            *("Stopping and exit codes", "Logs", "Counts", "Errors", "Limits"),
         ],
         "docs/ingest.md": [
             *("The planes", "The source", "Types and channels", "Levels"),

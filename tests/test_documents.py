@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from neurotrale.annotations.bodies import checked_annotation
 from neurotrale.annotations.changes import apply
-from neurotrale.annotations.document import Document, Hunk, Index
+from neurotrale.annotations.document import Document, Hunk
+from neurotrale.annotations.index import Index
 from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.errors import BadInputError, ConflictError, RuleBrokenError
 from tests.examples import examples
@@ -39,7 +40,10 @@ def after(document: Document, hunk: Hunk, index: Index) -> bytes:
     true = Index.of(content)
     assert index.starts.tolist() == true.starts.tolist()
     assert index.stops.tolist() == true.stops.tolist()
-    assert {id_: index.ids[id_] for id_ in true.ids} == true.ids
+    expected, found = Document(content, true), Document(content, index)
+    assert found.ids == expected.ids
+    assert [found.position(id_) for id_ in expected.ids] == list(expected.ids.values())
+    assert index.is_possible(len(content))
     return content
 
 
@@ -169,7 +173,7 @@ def test_plain_model_reads_what_it_writes(plain: Plain) -> None:
 def test_file_in_any_spelling_gives_back_the_bytes_of_every_annotation(plain: Plain) -> None:
     document = Document.parse(plain.content)
     assert list(document.items()) == plain.parts
-    assert sorted(document.index.ids) == sorted(plain.ids)
+    assert sorted(document.ids) == sorted(plain.ids)
     for id_, item in plain.items:
         if id_ is not None:
             assert document.find(id_) == item

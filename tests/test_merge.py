@@ -357,8 +357,8 @@ def test_everything_that_nobody_changed_keeps_its_bytes_and_its_order(
     assert set(edit.changed) == (described & all_.keys()) - removed
     result = merge_edit(file, Seen(file), Seen(body), edit, own=False)
     after = Document.parse(result.content)
-    assert list(after.index.ids) == [id_ for id_ in all_ if id_ not in removed]
-    for id_ in after.index.ids:
+    assert list(after.ids) == [id_ for id_ in all_ if id_ not in removed]
+    for id_ in after.ids:
         if id_ in described:
             new = json.loads(after.find(id_) or b"")
             assert new == all_[id_] | {"description": "new"}

@@ -101,9 +101,10 @@ def test_defaults_in_code_are_those_of_the_table() -> None:
         "stall_timeout": limits.stall_s,
         "drain_timeout": limits.drain_s,
         "ready_file": serve.ready_file,
+        "metrics_public": app.metrics_public,
     }
     assert in_code == {key: default[key] for key in in_code}
-    assert default.keys() - in_code.keys() == {"log_level", "access_log"}
+    assert default.keys() - in_code.keys() == {"log_level", "log_format", "access_log"}
     assert parsed("neurotrale serve")["workers"] == DEFAULT_WORKERS
 
 

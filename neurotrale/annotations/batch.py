@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
@@ -15,14 +17,22 @@ from neurotrale.annotations.changes import (
     JournalTail,
     apply_in_pieces,
 )
-from neurotrale.annotations.contents import Content, content_of, etag_of
-from neurotrale.annotations.document import Index
+from neurotrale.annotations.contents import (
+    Content,
+    FileChangedError,
+    content_of,
+    etag_of,
+    etags_of_copy,
+)
+from neurotrale.annotations.index import Index
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.touched import ids_in
 from neurotrale.annotations.viewers import NO_NOTES
 from neurotrale.storage.cache import Stamp
+from neurotrale.storage.ranges import FileRange, LargeBytes, Piece
 
 
 class PlannedChange(Protocol):
@@ -52,17 +62,69 @@ class Batch:
         self.tail = tail
         self.before = content
         self.records: list[NewRecord] = []
-        self.pieces: Sequence[bytes | memoryview] = ()
+        self.results: list[AppliedChange | Exception] = []
+        self.pieces: Sequence[Piece] = ()
         self.index: Index | None = None
         self._at = at
         self._exists = content is not None
-        self._body = b"" if content is None else content.body
+        self._source: bytes | LargeBytes = b"" if content is None else content.source
         self.etag = "" if content is None else content.etag
         self._content = content  # None also while it is not yet put together
         self._held_removals = tuple(tail.held_removals)
+        self._is_pending = False
 
-    def add(self, plan: PlannedChange) -> AppliedChange | Exception:
+    @property
+    def is_copy(self) -> bool:
+        """Whether the new content consists of ranges of the old file, which are not in memory."""
+        return any(isinstance(piece, FileRange) for piece in self.pieces)
+
+    def add(self, plan: PlannedChange) -> None:
         """Decide a change, given the file as the changes before it leave it."""
+        if self._is_pending:
+            self.settle(etag_of(*self.pieces))
+        self.results.append(self._decide(plan))
+
+    def settle(self, etag: str) -> None:
+        """Set the ETag of the new content, which the last change and its record lack until then.
+
+        It is that of the new file, if that is made of ranges of the old one: so a large file is
+        read once less.
+        """
+        self.etag = etag
+        if not self._is_pending:
+            return
+        self._is_pending = False
+        state = ContentState(self.size, etag)
+        self.records[-1] = self.records[-1].but(new=state)
+        last = self.results[-1]
+        assert isinstance(last, AppliedChange)
+        self.results[-1] = replace(last, etag=etag)
+
+    def examine(self, descriptor: int) -> None:
+        """Check the new file, which was made of ranges of the old one, and set its ETag.
+
+        Raises:
+            FileChangedError: The old file was not the one that the changes were decided on.
+        """
+        assert self.before is not None
+        old, new = etags_of_copy(descriptor, self.pieces, self.before.size)
+        if old != self.before.etag or not (self._is_pending or new == self.etag):
+            raise FileChangedError("it was changed by another program meanwhile")
+        self.settle(new)
+
+    @property
+    def size(self) -> int:
+        """Size of the new content in bytes."""
+        return sum(map(len, self.pieces))
+
+    def new_index(self) -> Index | None:
+        """Return the index of the new content; None if that is not a JSON array."""
+        if self.index is None:
+            with suppress(NotAnArrayError):
+                return Index.of(LargeBytes(self.pieces).whole)
+        return self.index
+
+    def _decide(self, plan: PlannedChange) -> AppliedChange | Exception:
         if plan.is_repeated and (earlier := self._earlier(plan.intent)) is not None:
             return AppliedChange(self.etag, earlier.old is None, True, earlier)
         try:
@@ -79,9 +141,11 @@ class Batch:
 
     def _apply(self, change: Change, held: tuple[str, ...], plan: PlannedChange) -> AppliedChange:
         created = not self._exists
-        old = None if created else ContentState(len(self._body), self.etag)
-        self.pieces = apply_in_pieces(self._body, change.hunks)
-        new = ContentState(sum(map(len, self.pieces)), etag_of(*self.pieces))
+        old = None if created else ContentState(len(self._source), self.etag)
+        self.pieces = apply_in_pieces(self._source, change.hunks)
+        self._is_pending = self.is_copy
+        etag = "" if self._is_pending else etag_of(*self.pieces)
+        new = ContentState(self.size, etag)
         number = self.tail.next_number + len(self.records)
         record = record_of(number, self._at, change, (old, new), plan, held)
         if self.before is not None:
@@ -103,10 +167,11 @@ class Batch:
     def _current(self) -> Content | None:
         """Return the file as it is after the changes so far."""
         if self._content is None and self._exists:
-            self._body = b"".join(self.pieces)
-            self.pieces = (self._body,)
+            large = LargeBytes(self.pieces)
+            self._source = large if self.is_copy else large.whole
+            self.pieces = large.range(0, len(large))
             stamp = Stamp(0, 0, 0, 0) if self.before is None else self.before.stamp
-            self._content = content_of(self._body, stamp, self.etag, self.index)
+            self._content = content_of(self._source, stamp, self.etag, self.index)
             self.index = self._content.index
         return self._content
 
@@ -159,3 +224,24 @@ def record_of(
         format=FORMAT,
     )
     return NewRecord(entry, change.hunks, change.chain)
+
+
+def aborted_record(first: JournalEntry, last: JournalEntry, at: str) -> NewRecord:
+    """Return the record that marks others, which were written together, as aborted.
+
+    Args:
+        first: The first of them.
+        last: The last of them, and of the journal.
+        at: The time, see `format_time`.
+    """
+    entry = JournalEntry(
+        n=last.n + 1,
+        at=at,
+        op="void",
+        old=first.old,
+        new=first.old,
+        target=last.n,
+        format=FORMAT,
+        first=first.n if first.n != last.n else 0,
+    )
+    return NewRecord(entry)

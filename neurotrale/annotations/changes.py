@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from neurotrale.annotations.contents import Content, etag_of
-from neurotrale.annotations.document import Hunk, Index
+from neurotrale.annotations.document import Hunk
+from neurotrale.annotations.index import Index
 from neurotrale.annotations.journal_records import JournalEntry, Operation
 from neurotrale.annotations.viewers import NO_NOTES, SaveNotes, Viewer
 from neurotrale.errors import BadInputError, ChangedError
+from neurotrale.storage.ranges import LargeBytes, Piece, blocks_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,25 +190,33 @@ def apply(content: bytes, hunks: Iterable[Hunk]) -> bytes:
     Raises:
         ValueError: The hunks do not belong to this content.
     """
-    return b"".join(apply_in_pieces(content, hunks))
+    pieces = apply_in_pieces(content, hunks)
+    return b"".join(block for piece in pieces for block in blocks_in(piece))
 
 
-def apply_in_pieces(content: bytes, hunks: Iterable[Hunk]) -> list[bytes | memoryview]:
+def apply_in_pieces(content: bytes | LargeBytes, hunks: Iterable[Hunk]) -> list[Piece]:
     """Return the new content in pieces, without copying the old one.
 
     Raises:
         ValueError: The hunks do not belong to this content.
     """
-    pieces: list[bytes | memoryview] = []
-    view = memoryview(content)
+    pieces: list[Piece] = []
+    large = content if isinstance(content, LargeBytes) else LargeBytes([memoryview(content)])
     at = 0
     for hunk in hunks:
-        if view[hunk.at : hunk.at + len(hunk.old)] != hunk.old or hunk.at < at:
+        if hunk.at < at or not _is_at(content, hunk.at, hunk.old):
             raise ValueError("the hunks do not belong to this content")
-        pieces += (view[at : hunk.at], hunk.new)
+        pieces += (*large.range(at, hunk.at), hunk.new)
         at = hunk.at + len(hunk.old)
-    pieces.append(view[at:])
-    return pieces
+    return [*pieces, *large.range(at, len(large))]
+
+
+def _is_at(content: bytes | LargeBytes, at: int, expected: bytes) -> bool:
+    if isinstance(content, LargeBytes) and content.is_whole:
+        content = content.whole
+    if isinstance(content, bytes):
+        return content.startswith(expected, at) and at + len(expected) <= len(content)
+    return content[at : at + len(expected)] == expected
 
 
 def reversed_hunks(hunks: Sequence[Hunk]) -> list[Hunk]:

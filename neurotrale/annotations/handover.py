@@ -22,6 +22,7 @@ from neurotrale.annotations.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import BusyError, raise_write_error
+from neurotrale.metrics import count_parked
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,6 @@ MOST_TOGETHER_BYTES = 2**24
 
 # How long a client whose write was not taken should wait.
 RETRY_AFTER_S = 1
-
 
 ARRIVED_NS = "neurotrale.arrived_ns"
 """Key of the WSGI environment for the time at which the request arrived, as `time.time_ns`."""
@@ -161,6 +161,8 @@ class RemoteWriter:
         if parking is None:
             return _written(result)
         parking.result, parking.is_parked = result, True
+        count_parked(1)
+        result.add_done_callback(lambda _: count_parked(-1))
         raise ParkedError
 
 

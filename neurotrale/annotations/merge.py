@@ -41,7 +41,7 @@ class Texts(Mapping[str, bytes]):
         self._stops: list[int] = []
         if document is not None:
             index = document.index
-            self._positions = index.ids
+            self._positions = document.ids
             self._starts, self._stops = index.starts.tolist(), index.stops.tolist()
 
     def __getitem__(self, id_: str) -> bytes:
@@ -233,7 +233,7 @@ def merge_edit(
         if id_ not in present.texts:
             continue
         untouched = id_ in base.texts and not is_touched(base[id_], present[id_], own=own)
-        is_single = id_ not in file.index.repeated
+        is_single = not file.is_repeated(id_)
         (removed if untouched and is_single else held).append(id_)
     base.release()
     content = rewritten(file, new, set(removed), appended)
@@ -251,7 +251,7 @@ def rewritten(
         removed: Ids of annotations to remove.
         appended: Annotations to append.
     """
-    positions = {file.index.ids[id_]: text for id_, text in new.items()}
+    positions = {file.ids[id_]: text for id_, text in new.items()}
     pieces, at = [], 0
     for position in sorted(positions):
         start, stop = file.index.span(position)

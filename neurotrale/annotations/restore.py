@@ -110,7 +110,7 @@ def restored_removals(
         for id_, content in changes_in(record.bytes_hunks()).removed.items():
             if record.save.base:  # by somebody who saw it
                 on_purpose.add(id_)
-            elif id_ not in document.index.ids and id_ not in on_purpose:
+            elif document.position(id_) is None and id_ not in on_purpose:
                 removed.setdefault(id_, content)  # the newest one counts
     if not removed:
         return Change("restore", ())
@@ -224,8 +224,8 @@ def ignored_removals(before: Before, journal: Journal, revision: int) -> list[st
     touched: set[str] = set()
     for record in _applied_records(before, journal):
         if record.n == revision and record.save.navigated:
-            present = before.content.index if before.content is not None else None
-            ids = {} if present is None else present.ids
+            document = before.content.document if before.content is not None else None
+            ids = {} if document is None else document.ids
             return [id_ for id_ in record.save.navigated if id_ in ids and id_ not in touched]
         touched.update((*record.added, *record.changed, *record.removed))
     raise MissingError(
@@ -251,7 +251,7 @@ class _Edited:
 
     def set(self, id_: str, text: bytes | None) -> None:
         """Set an annotation, or remove it; one whose id is there twice stays."""
-        if id_ not in self._document.index.repeated:
+        if not self._document.is_repeated(id_):
             self._new[id_] = text
 
     def merge(self, id_: str, old: bytes, new: bytes) -> None:
@@ -263,7 +263,7 @@ class _Edited:
 
     def change(self, before: Before) -> Change:
         """Return the change that leads there."""
-        ids = self._document.index.ids
+        ids = self._document.ids
         content = rewritten(
             self._document,
             {id_: text for id_, text in self._new.items() if id_ in ids and text is not None},

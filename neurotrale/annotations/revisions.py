@@ -99,7 +99,7 @@ def is_pending(journal: Journal, newest: JournalEntry, content: Content | None) 
         oldest = next((entry for entry in entries if entry.n == newest.first), newest)
     if content is None:
         return oldest.old is None and is_regular(temporary_path(journal.file))
-    unchanged = _state(oldest.old) == (len(content.body), content.etag)
+    unchanged = _state(oldest.old) == (content.size, content.etag)
     return unchanged and newest.stamp == content.stamp.recorded
 
 

@@ -95,7 +95,7 @@ class Saves:
         views = self._views(viewer)
         navigated = [id_ for id_ in meaning.navigated if id_ not in views.noted]
         held, newly_held = _held(before, file, meaning, merged)
-        stale = [id_ for id_ in meaning.stale if id_ in file.index.ids]
+        stale = [id_ for id_ in meaning.stale if id_ in file.ids]
         is_full = not (newly_held or meaning.navigated or stale)
         changes = merged.content != content.body
         self.views.keep(content.etag, content.body)
@@ -157,7 +157,7 @@ class Saves:
         self, file: Document, body: Seen, meaning: Meaning, context: WriteContext
     ) -> MergedFile:
         yields = context.arrived_ns < self._saved_ns
-        revived = [id_ for id_ in meaning.revived if id_ not in file.index.ids]
+        revived = [id_ for id_ in meaning.revived if id_ not in file.ids]
         merged = merge_edit(
             file,
             meaning.base,
@@ -167,7 +167,7 @@ class Saves:
             only_additions=meaning.only_additions or yields,
             yields=yields,
         )
-        is_emptied = len(file.index.ids) > 1 and len(merged.removed) == len(file.index.ids)
+        is_emptied = len(file.ids) > 1 and len(merged.removed) == len(file.ids)
         if context.guarded and is_emptied and not body.texts:
             return MergedFile(file.content, held=merged.removed)
         return merged
@@ -245,7 +245,7 @@ def _held(
     back = {*edit.added, *edit.changed} - set(merged.held)
     gone = set(merged.removed)
     held = [id_ for id_ in before.held_removals if id_ not in back and id_ not in gone]
-    present = {*file.index.ids, *edit.added, *edit.changed, *meaning.revived}
+    present = {*file.ids, *edit.added, *edit.changed, *meaning.revived}
     new = [
         id_
         for id_ in dict.fromkeys((*meaning.held, *merged.held))

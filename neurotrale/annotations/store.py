@@ -6,8 +6,14 @@ from dataclasses import dataclass
 
 from neurotrale.annotations.bodies import checked_annotation, checked_array
 from neurotrale.annotations.changes import WriteContext
-from neurotrale.annotations.contents import Content, Contents, document_of, etag_of
-from neurotrale.annotations.document import Document
+from neurotrale.annotations.contents import (
+    Content,
+    Contents,
+    FileChangedError,
+    document_of,
+    etag_of,
+)
+from neurotrale.annotations.document import Document, StaleIndexError
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
 from neurotrale.annotations.pieces import is_empty_array
 from neurotrale.annotations.viewers import Viewer
@@ -72,8 +78,12 @@ class AnnotationStore:
             DamagedError: The file is empty or not a JSON array.
         """
         file = self.files.existing(name)
-        content, document = self._read(file)
-        annotation = document.find(id_)
+        try:
+            content, document = self._read(file, in_parts=True)
+            annotation = document.find(id_)
+        except (FileChangedError, StaleIndexError):
+            content, document = self._read(file)
+            annotation = document.find(id_)
         if annotation is None:
             raise MissingError(f"There is no annotation {id_!r} in {file.display_path}.")
         return Read(annotation, etag_of(annotation), content.stamp.date_s)
@@ -137,9 +147,9 @@ class AnnotationStore:
         file = self.files.existing(name)
         return writer.write(WriteRequest(operation="delete", file=file, context=context, id=id_))
 
-    def _read(self, file: AnnotationFile) -> tuple[Content, Document]:
+    def _read(self, file: AnnotationFile, *, in_parts: bool = False) -> tuple[Content, Document]:
         with reading(file.display_path):
-            content = self.contents.read(file.path)
+            content = self.contents.read(file.path, in_parts=in_parts)
         return content, document_of(content, file.display_path)
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from neurotrale.annotations.document import Hunk, id_of
+from neurotrale.annotations.document import Hunk
+from neurotrale.annotations.index import id_of
 from neurotrale.annotations.pieces import SPACE, NotAnArrayError, split_range
 
 _decode = msgspec.json.Decoder()

@@ -13,15 +13,14 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from neurotrale.annotations.batch import Batch, PlannedChange, record_of
+from neurotrale.annotations.batch import Batch, PlannedChange, aborted_record, record_of
 from neurotrale.annotations.bursts import REST_S, Bursts
 from neurotrale.annotations.changes import AppliedChange, Change, JournalTail, format_time
-from neurotrale.annotations.contents import Content, Contents, recorded_stamp
+from neurotrale.annotations.contents import Content, Contents, FileChangedError, recorded_stamp
 from neurotrale.annotations.diff import hunks_between
-from neurotrale.annotations.document import Index
+from neurotrale.annotations.document import StaleIndexError
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
-from neurotrale.annotations.pieces import NotAnArrayError
+from neurotrale.annotations.journal_records import ContentState, JournalEntry, NewRecord
 from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
 from neurotrale.errors import (
     BusyError,
@@ -33,17 +32,17 @@ from neurotrale.errors import (
 from neurotrale.locking.held import HeldLock, LockLostError
 from neurotrale.locking.locks import Locks
 from neurotrale.storage.atomic import replace_file, temporary_path
+from neurotrale.storage.cache import Stamp
 from neurotrale.storage.directories import directory_at, forget_directory
+from neurotrale.storage.ranges import ShortFileError
 from neurotrale.storage.regular import remove_regular
 
 log = logging.getLogger(__name__)
 
 _SUFFIX = ".tmp"
 MOST_ATTEMPTS = 10
-
-
-class FileChangedError(Exception):
-    """A file was changed by another program after it was read, and before it was replaced."""
+_TRY_AGAIN = (LockLostError, FileChangedError, ShortFileError, StaleIndexError)
+_OF_OTHERS = (OSError, FileChangedError, MissingError, DamagedError, ConflictError)
 
 
 class StaleTemporaryFiles:
@@ -86,7 +85,7 @@ class StaleTemporaryFiles:
                     self._reconcile(other)
                     remove_regular(temporary_path(other))
                     log.info("removed the stale temporary file of %s", other)
-        except (OSError, MissingError, DamagedError, ConflictError) as error:  # not of this write
+        except _OF_OTHERS as error:  # not of this write
             log.warning("cannot remove the stale temporary file of %s: %s", other, error)
 
 
@@ -139,9 +138,9 @@ class FileChanges:
             with self.locks.hold(path, display_path) as lock:
                 try:
                     return self._change_together(path, display_path, planned, lock)
-                except (LockLostError, FileChangedError) as error:
-                    # The next attempt marks its records as aborted.
+                except _TRY_AGAIN as error:  # the next attempt marks its records as aborted
                     log.warning("%s: %s; the changes are made again", display_path, error)
+                    self.contents.forget(path)
                 except OSError as error:
                     raise_write_error(error, display_path)
         raise BusyError(
@@ -159,21 +158,24 @@ class FileChanges:
         finally:
             self._stale_files.remove(path)
         batch = Batch(journal, tail, content, format_time(now := self._now()))
-        results = [batch.add(plan) for plan in planned]
+        for plan in planned:
+            batch.add(plan)
+        if content is not None and not batch.is_copy:
+            content.check()
         if records := batch.records:
             may_go_on = records[-1].chain is not None
             goes_on = may_go_on and self.bursts.goes_on(path, tail, records, now)
             self._write(batch, lock, in_burst=goes_on)
             if may_go_on:
                 self.bursts.note(path, display_path, records, now, goes_on=goes_on)
-        return results
+        return batch.results
 
     def _reconcile_file(self, path: Path) -> None:
         self._reconcile(Journal(path), self._read(path))
 
     def _read(self, path: Path) -> Content | None:
         try:
-            return self.contents.read(path)
+            return self.contents.read(path, in_parts=True, assume=True)
         except FileNotFoundError:
             return None
 
@@ -193,28 +195,24 @@ class FileChanges:
             _check_unchanged(journal.file, batch.before)
 
         try:
-            replace_file(journal.file, batch.pieces, record, share=self._share)
+            status = replace_file(
+                journal.file,
+                batch.pieces,
+                record,
+                share=self._share,
+                examine=batch.examine if batch.is_copy else None,
+            )
         except FileNotFoundError as error:
             raise LockLostError("its temporary file was removed") from error
         except (OSError, FileChangedError) as error:
             lock.check()  # without the lock, nothing may be appended to the journal
             self._mark_aborted(journal, records, error)
             raise
-        self._cache_index(journal.file, batch.etag, batch.index, batch.pieces)
-
-    def _cache_index(
-        self,
-        path: Path,
-        etag: str,
-        index: Index | None,
-        new: Sequence[bytes | memoryview],
-    ) -> None:
-        if index is None:
-            try:
-                index = Index.of(b"".join(new))
-            except NotAnArrayError:
-                return
-        self.contents.cache_index(path, etag, index)
+        index = batch.new_index()
+        if index is not None:
+            self.contents.cache_index(
+                journal.file, batch.etag, index, Stamp.of(status), batch.before
+            )
 
     def _reconcile(self, journal: Journal, content: Content | None) -> JournalTail:
         """Make the journal agree with the file, before a record is appended to it."""
@@ -224,11 +222,13 @@ class FileChanges:
             return JournalTail(last, applied)
         # As long as a change has not replaced the file, the file has the stamp of its record.
         stamp = "" if content is None else content.stamp.recorded
+        if content is not None and (applied.new != _state(content) or last.stamp == stamp):
+            content.check()
         if last is applied and last.stamp == stamp and is_pending(journal, last, content):
             log.warning("%s: change %d was recorded but never applied", journal.file, last.n)
             entries = journal.entries()
             first = next((entry for entry in entries if entry.n == (last.first or last.n)), last)
-            journal.append(self._aborted_record(first, last))
+            journal.append(aborted_record(first, last, format_time(self._now())))
         elif applied.new == _state(content):
             return JournalTail(last, applied)
         else:
@@ -248,26 +248,13 @@ class FileChanges:
             is_replaced = isinstance(error, OSError) and recorded_stamp(journal.file) != last.stamp
             if last.n != records[-1].entry.n or is_replaced:
                 return
-            journal.append(self._aborted_record(records[0].entry, last))
+            journal.append(aborted_record(records[0].entry, last, format_time(self._now())))
         except OSError:
             log.exception(
                 "%s: the next writer will mark change %d as aborted",
                 journal.file,
                 records[-1].entry.n,
             )
-
-    def _aborted_record(self, first: JournalEntry, last: JournalEntry) -> NewRecord:
-        entry = JournalEntry(
-            n=last.n + 1,
-            at=format_time(self._now()),
-            op="void",
-            old=first.old,
-            new=first.old,
-            target=last.n,
-            format=FORMAT,
-            first=first.n if first.n != last.n else 0,
-        )
-        return NewRecord(entry)
 
     def _external_record(
         self,
@@ -282,8 +269,8 @@ class FileChanges:
         except NoHistoryError:
             log.warning("%s: its content before that is not known", journal.file)
             hunks = []
-        present = {} if content is None or content.index is None else content.index.ids
-        held_removals = [id_ for id_ in applied.held_removals if id_ in present]
+        document = None if content is None else content.document
+        held_removals = [id_ for id_ in applied.held_removals if document and document.find(id_)]
         change = Change("outside", hunks, held_removals=held_removals)
         return record_of(
             last.n + 1, format_time(self._now()), change, (applied.new, _state(content))
@@ -291,7 +278,7 @@ class FileChanges:
 
 
 def _state(content: Content | None) -> ContentState | None:
-    return None if content is None else ContentState(len(content.body), content.etag)
+    return None if content is None else ContentState(content.size, content.etag)
 
 
 def _check_unchanged(path: Path, content: Content | None) -> None:

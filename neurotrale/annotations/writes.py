@@ -8,13 +8,16 @@ write that is refused leaves it unchanged for the next.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Thread
 from typing import Protocol
 
 from neurotrale.annotations.changes import AppliedChange, Before, Change, WriteContext
 from neurotrale.annotations.contents import document_of
 from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import Document
+from neurotrale.annotations.index import Index
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.restore import (
     ignored_removals,
@@ -30,6 +33,8 @@ from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.viewers import NO_NOTES, Viewer
 from neurotrale.annotations.write_requests import WriteOperation, WriteRequest, Written
 from neurotrale.errors import MissingError
+from neurotrale.locking.writers import remove_claims
+from neurotrale.metrics import count_held
 
 log = logging.getLogger(__name__)
 
@@ -66,10 +71,20 @@ class FileWriter:
         """Record that a client asked for a file, see `Views.saw`."""
         self.views.saw(viewer, file, etag, arrived_ns)
 
-    def close(self) -> None:
-        """Write what is not on disk yet."""
-        self.changes.bursts.close()
-        self.views.close()
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Use this process for nothing but writes: load what they need, and in the end store all.
+
+        What is stored is what the service would like to know after a restart.
+        """
+        Thread(target=Index.of, args=(b"[]",), name="load", daemon=True).start()
+        try:
+            yield
+        finally:
+            self.changes.bursts.close()
+            self.views.close()
+            self.changes.contents.files.flush()
+            remove_claims()
 
     def resumed(self, context: WriteContext) -> None:
         """Return None: in this process, every write is applied at once."""
@@ -157,6 +172,7 @@ class _Planned:
         for warning in request.warnings:
             log.warning("%s %s: %s", request.operation, path, warning)
         if newly_held:
+            count_held(newly_held)
             log.warning("put %s: held back the removal of %d annotations", path, newly_held)
         notes = self.notes if applied.record is None else applied.record.save
         return Written(
@@ -245,7 +261,7 @@ class _Planned:
         if unknown:
             raise MissingError(f"No removal of {unknown[0]!r} is held back in {path}.")
         still_held = [id_ for id_ in before.held_removals if id_ not in confirmed]
-        content = document.without([id_ for id_ in confirmed if id_ in document.index.ids])
+        content = document.without([id_ for id_ in confirmed if document.position(id_) is not None])
         hunks = hunks_between(document.content, content)
         return Change("confirm", hunks, held_removals=still_held)
 

@@ -76,7 +76,9 @@ class ChunkReader:
     """Reads TIFF chunks, and caches the positions of the segments for each version of a file."""
 
     def __init__(self) -> None:
-        self.cache: VersionedCache[Segments | None] = VersionedCache(CACHED_FILES)
+        self.cache: VersionedCache[Segments | None] = VersionedCache(
+            CACHED_FILES, counted_as="chunks"
+        )
 
     def read(self, source: StoredFile, expected: Expected, codings: Set[str]) -> Voxels:
         """Read a chunk.

@@ -148,7 +148,10 @@ class Declared(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Set up logging, then run the command."""
-        set_up_logging(ctx.params.pop("log_level"), timed=self.declared.serves)
+        log_format = ctx.params.pop("log_format", "text")
+        set_up_logging(
+            ctx.params.pop("log_level"), timed=self.declared.serves, is_json=log_format == "json"
+        )
         return super().invoke(ctx)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

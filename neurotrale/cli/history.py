@@ -17,8 +17,8 @@ import msgspec
 from neurotrale.annotations.changes import Author, WriteContext, parse_time
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.corrections import corrections as corrections_of
-from neurotrale.annotations.document import id_of
 from neurotrale.annotations.history import AnnotationHistory
+from neurotrale.annotations.index import id_of
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import JournalEntry
 from neurotrale.annotations.paths import AnnotationFile

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -57,15 +59,37 @@ class _Formatter(logging.Formatter):
         return super().formatMessage(record)
 
 
-def set_up_logging(level: str, *, timed: bool) -> None:
+class _JsonFormatter(logging.Formatter):
+    """Writes an object a line; that of a request has its parts as members."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from neurotrale.server.access_log import ACCESS, FIELDS
+
+        when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        line: dict[str, object] = {
+            "time": when.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.name == ACCESS and isinstance(record.args, tuple):
+            line |= dict(zip(FIELDS, record.args, strict=True))
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def set_up_logging(level: str, *, timed: bool, is_json: bool = False) -> None:
     """Log to standard error.
 
     Args:
         level: The lowest severity that is logged.
         timed: Whether lines have the time and the logger's name, for a service.
+        is_json: Whether each line is an object of JSON.
     """
     handler = _service_handler() if timed else logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter(_TIMED if timed else _PLAIN))
+    plain = _Formatter(_TIMED if timed else _PLAIN)
+    handler.setFormatter(_JsonFormatter() if is_json else plain)
     logging.basicConfig(level=level.upper(), handlers=[handler])
     for name, lowest in QUIETER.items():
         logging.getLogger(name).setLevel(max(lowest, logging.root.level))

@@ -174,6 +174,7 @@ def start(root: Path, options: dict[str, Any]) -> None:
             guard=options["guard"],
             compress=options["compress"],
             chunk_cache_s=options["chunk_cache"],
+            metrics_public=options["metrics_public"],
             token_file=options["token_file"],
             viewer=viewer_directory(),
             ui=options["ui"],

@@ -42,6 +42,7 @@ from neurotrale.locking.lock_files import (
     prepared_mode,
 )
 from neurotrale.locking.writers import WriterClaims
+from neurotrale.metrics import count_lock_wait
 from neurotrale.storage.descriptors import Directory
 from neurotrale.storage.directories import directory_at
 
@@ -178,8 +179,9 @@ class Locks:
             ReadOnlyError: No kind of lock excludes other writers on its file system.
         """
         with self._queue(file) as queue, queue:
-            until = time.monotonic() + self.timeout_s
-            with self._file_lock(file, display_path, until) as lock:
+            began = time.monotonic()
+            with self._file_lock(file, display_path, began + self.timeout_s) as lock:
+                count_lock_wait(time.monotonic() - began)
                 yield lock
 
     @contextmanager

@@ -150,7 +150,7 @@ class Infos:
 
     def __init__(self, data_root: DataRoot) -> None:
         self.files = Files(data_root)
-        self._cache: VersionedCache[Info] = VersionedCache(CACHED_INFOS)
+        self._cache: VersionedCache[Info] = VersionedCache(CACHED_INFOS, counted_as="info")
 
     def above(self, directory: Parts) -> tuple[Info, str] | None:
         """Return the nearest `info` above the directory of a scale.

@@ -1,4 +1,4 @@
-"""The access log: one line per request."""
+"""The access log, one line per request, and the counts of responses."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import logging
 import time
 from urllib.parse import quote
 
+from neurotrale.metrics import count_response
 from neurotrale.tokens.file import hide_tokens
 
-log = logging.getLogger("neurotrale.access")
+ACCESS = "neurotrale.access"
+"""Name of the logger."""
+FIELDS = ("client", "method", "path", "query", "status", "bytes", "ms")
+"""Names of the arguments of its records."""
+
+log = logging.getLogger(ACCESS)
 
 # The only query parameter that is logged: others may hold a token.
 LOGGED_PARAMETER = "id"
 
 
-def is_logged() -> bool:
-    """Return whether the access log is on."""
-    return log.isEnabledFor(logging.INFO)
-
-
 def log_response(
     *,
+    route: str,
     address: str,
     user: str | None,
     method: str,
@@ -30,9 +32,10 @@ def log_response(
     size: int,
     began_s: float,
 ) -> None:
-    """Log a response: client, method, path, status, bytes, milliseconds.
+    """Count a response, and log client, method, path, status, bytes, milliseconds.
 
     Args:
+        route: The path as the API documentation shows it; "" if none matched.
         address: The client's IP address; "" if unknown.
         user: The name of the token's holder, logged before the address: ``anna@127.0.0.1``.
         method: "" if the request was malformed.
@@ -42,7 +45,10 @@ def log_response(
         size: The size of the body in bytes.
         began_s: When the response was begun, in seconds since the epoch.
     """
-    if not is_logged():
+    seconds = time.time() - began_s
+    sent = 0 if method == "HEAD" else size
+    count_response(route, method, status, sent, seconds)
+    if not log.isEnabledFor(logging.INFO):
         return
     client = address or "-"
     log.info(
@@ -52,8 +58,8 @@ def log_response(
         _quoted(path),
         _logged_query(query),
         status,
-        0 if method == "HEAD" else size,
-        (time.time() - began_s) * 1000,
+        sent,
+        seconds * 1000,
     )
 
 

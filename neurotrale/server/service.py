@@ -15,15 +15,14 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote
 
+from neurotrale import metrics
 from neurotrale.annotations.handover import RemoteWriter, WriteJobs, address_of
 from neurotrale.errors import StartError
 from neurotrale.late import load_all
-from neurotrale.locking.writers import remove_claims
 from neurotrale.server.messages import socket_pair
 from neurotrale.server.proxies import Application, TrustedProxies
-from neurotrale.server.sockets import names_of, open_socket, unix_socket, url_of
+from neurotrale.server.sockets import address_facts, names_of, open_socket, unix_socket
 from neurotrale.server.supervisor import SIGNALS, Supervisor
 from neurotrale.server.threads import FileQueues, signals_blocked
 from neurotrale.server.uploads import Uploads
@@ -46,6 +45,7 @@ from neurotrale.tokens.watch import TokenWatch
 from neurotrale.web.admission import Admission
 from neurotrale.web.app import create_app, create_writer
 from neurotrale.web.app_settings import AppSettings
+from neurotrale.web.auth import public_paths
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         _listening(settings) as listening,
         _shared_cache_directory() as shelf,
         watch_tokens(settings.app.token_file) as watch,
-        _one_writer(settings, listening) as (link, run_writer),
+        _one_writer(settings, listening, shelf) as (link, run_writer),
     ):
         tokens = watch.tokens if watch else None
         writer = None if link is None else RemoteWriter(link, PARKED_BYTES)
@@ -163,6 +163,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
             settings.app.max_body_bytes,
             has_ui=settings.app.ui is not None,
             base_path=settings.app.base_path,
+            public=public_paths(with_metrics=settings.app.metrics_public),
         )
         spool = Spool(settings.spool or shelf, data_root)
         if settings.spool is not None:
@@ -171,7 +172,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         _warn_about_hidden_paths(data_root, tokens=settings.app.token_file is not None)
         if settings.ready_file is not None:  # it may be left by a service that died
             settings.ready_file.unlink(missing_ok=True)
-        url, facts = _address(listening, settings)
+        url, facts = address_facts(listening, settings.host, settings.unix_socket)
         facts |= {"node": socket.gethostname(), "pid": os.getpid()}
         notes = watch.notes if watch else []
         started = Started(url, facts, data_root.root, data_root.datasets(), notes)
@@ -207,13 +208,13 @@ def _work(
 
 @contextmanager
 def _one_writer(
-    settings: ServeSettings, listening: socket.socket
+    settings: ServeSettings, listening: socket.socket, shelf: Path | None
 ) -> Iterator[tuple[WriterLink | None, Callable[[], None] | None]]:
     """Return the link to the process that makes all changes, and what that process runs."""
     if settings.app.read_only:
         yield None, None
         return
-    file_writer = create_writer(settings.app)
+    file_writer = create_writer(replace(settings.app, shelf=shelf))
     jobs = WriteJobs(file_writer)
     door, outside = socket_pair()
     link = WriterLink(outside)
@@ -224,11 +225,8 @@ def _one_writer(
         writer = Writer(door, address_of, queues, settings.limits.queue, jobs.note)
         signal.signal(signal.SIGTERM, lambda *_: writer.stop())
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal, it is for the supervisor
-        try:
+        with file_writer.running():
             writer.run()
-        finally:
-            file_writer.close()
-            remove_claims()
 
     with door, outside:
         yield link, run
@@ -250,6 +248,8 @@ def _shared_cache_directory() -> Iterator[Path | None]:
         yield None
         return
     with directory as name:
+        (counts := Path(name, "metrics")).mkdir()
+        metrics.enable(counts)
         yield Path(name)
 
 
@@ -257,15 +257,6 @@ def _listening(settings: ServeSettings) -> AbstractContextManager[socket.socket]
     if settings.unix_socket is not None:
         return unix_socket(settings.unix_socket)
     return closing(open_socket(settings.host, settings.port))
-
-
-def _address(listening: socket.socket, settings: ServeSettings) -> tuple[str, dict[str, object]]:
-    """Return the URL to open, and the ready file's members for the address."""
-    if settings.unix_socket is not None:
-        url = f"http+unix://{quote(str(settings.unix_socket.absolute()), safe='')}/"
-        return url, {"url": url, "socket": str(settings.unix_socket.absolute())}
-    url = url_of(listening, settings.host)
-    return url, {"url": url, "host": settings.host, "port": listening.getsockname()[1]}
 
 
 def _report_ready(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from neurotrale.errors import StartError
 
@@ -140,3 +141,20 @@ def url_of(listening: socket.socket, host: str) -> str:
     if host in ("", "0.0.0.0", "::"):
         host = "127.0.0.1"
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
+
+def address_facts(
+    listening: socket.socket, host: str, unix_path: Path | None
+) -> tuple[str, dict[str, object]]:
+    """Return the URL to open, and the members of the ready file for the address.
+
+    Args:
+        listening: The socket.
+        host: The address that the service was told to listen on.
+        unix_path: The path of a Unix socket; None for another one.
+    """
+    if unix_path is not None:
+        url = f"http+unix://{quote(str(unix_path.absolute()), safe='')}/"
+        return url, {"url": url, "socket": str(unix_path.absolute())}
+    url = url_of(listening, host)
+    return url, {"url": url, "host": host, "port": listening.getsockname()[1]}

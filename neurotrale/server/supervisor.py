@@ -13,8 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
 
+from neurotrale.metrics import begin_process, count_death
 from neurotrale.server.worker import describe_exit, fork
 
 # With more deaths per worker than this within the window, restarting is pointless.
@@ -102,7 +104,7 @@ class Supervisor:
         self._stop_s = stop_s
         self._prepare = prepare
         self._pause = pause
-        self._pids: set[int] = set()
+        self._pids: dict[int, str] = {}  # with names, no two of which are alike
         self._deaths = Deaths(workers)
         self._replace_at: float | None = None  # when workers that died are replaced
         self._answered = mmap.mmap(-1, 1)  # shared with the workers; 1 after the first response
@@ -156,8 +158,7 @@ class Supervisor:
         finally:
             os.close(reader)
         _, status = os.waitpid(pid, 0)
-        self._pids.discard(pid)
-        _log_death("worker", pid, status)
+        _log_death(self._pids.pop(pid), pid, status)
         return False
 
     def _monitor(self) -> int:
@@ -165,14 +166,13 @@ class Supervisor:
             number = self._wait()
             if number in _TO_STOP:
                 return _stopped_by(number)
-            for pid, status in self._reap():
+            for pid, name, status in self._reap():
+                _log_death(name, pid, status)
                 if pid == self._writer_pid:
-                    _log_death("writer", pid, status)
                     self._writer_pid = 0
                     self._writer_deaths.add()
                     self._replace_in(self._writer_deaths.pause_s())
                     continue
-                _log_death("worker", pid, status)
                 self._deaths.add()
                 if self._deaths.too_many and not self._answered[0]:
                     log.error("workers die repeatedly, and none has answered a request; stopping")
@@ -208,8 +208,10 @@ class Supervisor:
             self._start(lambda: None)
 
     def _start(self, on_ready: Callable[[], None]) -> int:
-        pid = self._fork("worker", lambda: self._work(on_ready, self._record_response))
-        self._pids.add(pid)
+        taken = set(self._pids.values())
+        name = next(name for n in count(1) if (name := f"worker-{n}") not in taken)
+        pid = self._fork(name, lambda: self._work(on_ready, self._record_response))
+        self._pids[pid] = name
         return pid
 
     def _start_writer(self) -> None:
@@ -221,24 +223,24 @@ class Supervisor:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there are requests to finish
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            begin_process(name)
             run()
 
-        return fork(name, work, self._pause)
+        return fork(name.partition("-")[0], work, self._pause)
 
-    def _reap(self) -> list[tuple[int, int]]:
+    def _reap(self) -> list[tuple[int, str, int]]:
         dead = []
         for pid in (*self._pids, self._writer_pid):
             reaped, status = os.waitpid(pid, os.WNOHANG) if pid else (0, 0)
             if reaped:
-                self._pids.discard(pid)
-                dead.append((pid, status))
+                dead.append((pid, self._pids.pop(pid, "writer"), status))
         return dead
 
     def _stop(self) -> None:
         deadline = time.monotonic() + self._stop_s
         self._signal_all(signal.SIGTERM)
         while self._pids or self._writer_pid:
-            if any(pid == self._writer_pid for pid, _ in self._reap()):
+            if any(pid == self._writer_pid for pid, *_ in self._reap()):
                 self._writer_pid = 0
                 if self._pids:  # their last requests need it
                     self._start_writer()
@@ -272,10 +274,11 @@ def _stopped_by(number: int) -> int:
 
 
 def _log_death(name: str, pid: int, status: int) -> None:
+    count_death(kind := name.partition("-")[0], name)
     how = describe_exit(status)
     if how == signal.SIGKILL.name and (killed := out_of_memory_kills()):
         how += f"; out of memory? The kernel has killed {killed} processes here for that"
-    log.error("%s %d died (%s)", name, pid, how)
+    log.error("%s %d died (%s)", kind, pid, how)
 
 
 def out_of_memory_kills(own: Path = Path("/proc/self/cgroup")) -> int:

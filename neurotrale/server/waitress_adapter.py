@@ -26,7 +26,7 @@ from waitress.utilities import Error
 
 from neurotrale.annotations.handover import ARRIVED_NS, PARKING, Parking
 from neurotrale.server import buffers
-from neurotrale.server.access_log import is_logged, log_response
+from neurotrale.server.access_log import log_response
 from neurotrale.server.held_bodies import HeldBodies
 from neurotrale.server.sockets import receive_stamped
 from neurotrale.server.threads import LeaderFollowerPool
@@ -34,7 +34,7 @@ from neurotrale.server.uploads import Discarding, Upload, Uploads
 from neurotrale.tokens import USER
 from neurotrale.tokens.file import hide_tokens
 from neurotrale.web.error_handlers import OVERLOADED, OVERLOADED_CODE, refusal
-from neurotrale.web.router import NOT_ADMITTED
+from neurotrale.web.router import NOT_ADMITTED, ROUTE
 
 UNCOPIED_BYTES = 2**15
 FILE_READERS = 4
@@ -264,7 +264,7 @@ class _AppTask(WSGITask):  # type: ignore[misc]
 
     def _end_stream(self, stream: buffers.Stream, is_complete: bool) -> None:
         self.written = stream.written
-        if is_complete and is_logged():
+        if is_complete:
             _log(self, self.written, self.environ.get(USER))
 
     def write(self, data: bytes | buffers.CompoundBody) -> None:
@@ -305,7 +305,7 @@ class _AppTask(WSGITask):  # type: ignore[misc]
             raise
         finally:
             is_answered = self.channel.connected and not is_parked and not self.is_streaming
-            if is_answered and is_logged():
+            if is_answered:
                 _log(self, self.written, (self.environ or {}).get(USER))
 
 
@@ -337,7 +337,7 @@ def _log(task: Any, written: int, user: str | None) -> None:
     peer = task.channel.addr
     size = task.content_length if task.content_length is not None else written
     log_response(
-        # The application puts the client there that a trusted proxy speaks for.
+        route=environ.get(ROUTE, ""),  # the client is the one that a trusted proxy speaks for
         address=environ.get("REMOTE_ADDR") or (peer[0] if peer else ""),
         user=user,
         # waitress does not set the attributes that it could not parse.

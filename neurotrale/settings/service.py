@@ -36,6 +36,7 @@ from neurotrale.settings.shared import (
 
 GuardMode = Literal["browser", "all", "off"]
 CompressMode = Literal["auto", "none", "gzip", "zstd"]
+LogFormat = Literal["text", "json"]
 
 DEFAULT_WORKERS = 10
 
@@ -210,11 +211,24 @@ ACCESS_LOG = Setting(
     variable="NEUROTRALE_ACCESS_LOG",
 )
 
+LOG_FORMAT = Setting[LogFormat](
+    "log-format", "text", OneOf(get_args(LogFormat)),
+    "How lines of the log are written: text for people, or json with an object a line.",
+    "json for programs that collect logs.",
+    variable="NEUROTRALE_LOG_FORMAT",
+)
+METRICS_PUBLIC = Setting(
+    "metrics-public", False, Flag(), "Let /api/metrics be read without a token.",
+    "For a Prometheus that cannot send one; it shows how much is done, but no names.",
+    variable="NEUROTRALE_METRICS_PUBLIC",
+)
+
 SERVICE: tuple[Setting[Any], ...] = (
     HOST, PORT, UNIX_SOCKET, WORKERS, THREADS, CONNECTIONS, QUEUE, READ_ONLY, FOLLOW_SYMLINKS,
     TOKEN_FILE, UI, CORS_ORIGINS, ALLOWED_HOSTS, TRUSTED_PROXY, BASE_PATH, MAX_BODY_MB,
     SPOOL, LOCK_TIMEOUT, LOCK, SHARE, GUARD, COMPRESS, CHUNK_CACHE, STALL_TIMEOUT,
-    DRAIN_TIMEOUT, READY_FILE, SERVICE_LOG_LEVEL, ACCESS_LOG,
+    DRAIN_TIMEOUT, READY_FILE, SERVICE_LOG_LEVEL, LOG_FORMAT, ACCESS_LOG,
+    METRICS_PUBLIC,
 )
 # fmt: on
 

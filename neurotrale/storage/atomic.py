@@ -7,10 +7,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Thread
 
+from neurotrale.metrics import count_journal
 from neurotrale.storage.descriptors import Directory
 from neurotrale.storage.directories import directory_at, directory_of
 from neurotrale.storage.permissions import (
@@ -20,6 +22,7 @@ from neurotrale.storage.permissions import (
     permissions_of,
     share_with_group,
 )
+from neurotrale.storage.ranges import Piece, blocks_of, write_all
 from neurotrale.storage.regular import (
     create_regular,
     is_writable,
@@ -28,8 +31,6 @@ from neurotrale.storage.regular import (
 )
 
 log = logging.getLogger(__name__)
-
-COPY_BYTES = 2**20
 
 # Freeing the space of a file of this size takes the file system tens of milliseconds.
 LARGE_BYTES = 16 * 2**20
@@ -42,11 +43,12 @@ def temporary_path(path: Path) -> Path:
 
 def replace_file(
     path: Path,
-    pieces: Iterable[bytes | memoryview],
+    pieces: Iterable[Piece],
     before_rename: Callable[[], None] = lambda: None,
     temporary: Path | None = None,
     *,
     share: bool = False,
+    examine: Callable[[int], None] | None = None,
 ) -> os.stat_result:
     """Write a temporary sibling, make it durable, and rename it over the file.
 
@@ -63,6 +65,8 @@ def replace_file(
         temporary: Path of the temporary sibling, for writers that no lock keeps apart.
         share: Whether the group may use a new file as it may use the directory; see
             `neurotrale.storage.permissions.shared_rights`.
+        examine: Called with the descriptor of the new file, which can be read, while it becomes
+            durable. If it raises, the file is unchanged.
 
     Returns:
         The stat result of the new file.
@@ -78,8 +82,11 @@ def replace_file(
     directory = place.list_descriptor()
     try:
         old = _permissions(path)
-        with _closing(create_regular(temporary, mode=0o666 if old is None else 0o600)) as file:
-            _write_all(file, pieces)
+        mode = 0o666 if old is None else 0o600
+        with _closing(
+            create_regular(temporary, os.O_RDWR if examine else os.O_WRONLY, mode)
+        ) as file:
+            write_all(file, pieces)
             if old is not None:  # read once more, as it may have changed meanwhile
                 apply_permissions(file, _permissions(path) or old)
             elif share:
@@ -87,7 +94,7 @@ def replace_file(
             # Kernel timestamps tick in milliseconds; nanoseconds make two versions differ.
             now = time.time_ns()
             os.utime(file, ns=(now, now))
-            os.fsync(file)
+            _fsync_while(file, examine)
             status = os.fstat(file)
         before_rename()
         with _freed_in_background(place, name):
@@ -104,6 +111,16 @@ def replace_file(
     finally:
         os.close(directory)
     return status
+
+
+def _fsync_while(file: int, examine: Callable[[int], None] | None) -> None:
+    if examine is None:
+        os.fsync(file)
+        return
+    with ThreadPoolExecutor(1, "fsync") as threads:
+        durable = threads.submit(os.fsync, file)
+        examine(file)
+        durable.result()
 
 
 @contextmanager
@@ -148,10 +165,9 @@ def _permissions(path: Path) -> Permissions | None:
 def append(path: Path, pieces: Iterable[bytes], file: Path, head: bytes) -> bool:
     """Append bytes to a companion and make them durable; on failure the companion is unchanged.
 
-    The companion follows the permissions of its annotation file. One with several hard links is
-    copied first, and only the copy grows: the other link may belong to a backup, or to an unrelated
-    file. Another user's that this user may not write is replaced by a copy if this user may write
-    the annotation file.
+    The companion follows the permissions of its annotation file. One with several hard links, which
+    may belong to a backup, is copied first, and only the copy grows. Another user's that this user
+    may not write is replaced by a copy if this user may write the annotation file.
 
     Args:
         path: The companion; created if absent.
@@ -164,8 +180,7 @@ def append(path: Path, pieces: Iterable[bytes], file: Path, head: bytes) -> bool
         Whether the permissions of an existing companion were changed.
 
     Raises:
-        IrregularFileError: The path is a link, a pipe, a directory or the like, or belongs to
-            somebody else.
+        IrregularFileError: The path is a link, a directory or the like, or somebody else's.
         OSError: Nothing was appended.
     """
     permissions = _permissions_like(file)
@@ -184,8 +199,9 @@ def append(path: Path, pieces: Iterable[bytes], file: Path, head: bytes) -> bool
         try:
             if permissions is not None and (is_new or _begins_with(descriptor, head)):
                 changed = follow(descriptor, permissions)
-            _write_all(descriptor, pieces)
+            write_all(descriptor, pieces)
             os.fsync(descriptor)
+            count_journal(os.fstat(descriptor).st_size - size)
         except BaseException:
             with suppress(OSError):
                 os.ftruncate(descriptor, size)
@@ -239,7 +255,7 @@ def create_file(path: Path, content: bytes, like: Path) -> None:
             permissions = _permissions_like(like)
             if permissions is not None:
                 apply_permissions(file, permissions)
-            _write_all(file, [content])
+            write_all(file, [content])
             os.fsync(file)
         except BaseException:
             with suppress(OSError):
@@ -254,7 +270,7 @@ def _replace_by_copy(path: Path, old: int) -> int:
     remove_regular(temporary)
     new = create_regular(temporary, os.O_RDWR | os.O_APPEND, 0o600)
     try:
-        _write_all(new, _pieces(old))
+        write_all(new, blocks_of(old, 0, os.fstat(old).st_size))
         apply_permissions(new, permissions_of(old, attributes=True))
         os.fsync(new)
         place.rename(temporary.name, name)
@@ -265,13 +281,6 @@ def _replace_by_copy(path: Path, old: int) -> int:
             place.unlink(temporary.name)
         raise
     return new
-
-
-def _pieces(descriptor: int) -> Iterator[bytes]:
-    at = 0
-    while piece := os.pread(descriptor, COPY_BYTES, at):
-        yield piece
-        at += len(piece)
 
 
 def fsync_directory(directory: Path) -> None:
@@ -289,10 +298,3 @@ def _fsync_directory(descriptor: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:  # some network file systems neither support nor need it
             raise
-
-
-def _write_all(descriptor: int, pieces: Iterable[bytes | memoryview]) -> None:
-    for piece in pieces:
-        view = memoryview(piece)
-        while view:
-            view = view[os.write(descriptor, view) :]

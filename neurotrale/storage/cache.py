@@ -17,6 +17,8 @@ from typing import Generic, NamedTuple, TypeVar
 
 from cachetools import LRUCache
 
+from neurotrale.metrics import Lookups
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -187,6 +189,7 @@ class VersionedCache(Generic[V]):
         max_values: Largest number of values.
         max_size: Largest total size.
         size_of: Returns the size of a value, in the unit of `max_size`.
+        counted_as: The name under which look-ups are counted; "" for not at all.
     """
 
     def __init__(
@@ -194,7 +197,9 @@ class VersionedCache(Generic[V]):
         max_values: int,
         max_size: float = math.inf,
         size_of: Callable[[V], float] = lambda value: 0,
+        counted_as: str = "",
     ) -> None:
+        self._lookups = Lookups(counted_as)
         self._values: BoundedCache[Hashable, _CacheEntry[V]] = BoundedCache(
             max_values, max_size, lambda entry: size_of(entry.value)
         )
@@ -216,7 +221,10 @@ class VersionedCache(Generic[V]):
                 value cached for an unsettled version is computed again.
         """
         entry = self._find(file)
-        if entry is not None and entry.version == version and entry.is_settled:
+        is_hit = entry is not None and entry.version == version and entry.is_settled
+        self._lookups.hits += is_hit
+        self._lookups.misses += not is_hit
+        if entry is not None and is_hit:
             return entry.value  # may be None
         value = compute()
         self.put(file, version, value, is_settled=is_settled)
@@ -225,7 +233,10 @@ class VersionedCache(Generic[V]):
     def find(self, file: Hashable, version: object) -> V | None:
         """Return the cached value of a version of a file, settled or not; None if there is none."""
         entry = self._find(file)
-        return entry.value if entry is not None and entry.version == version else None
+        is_hit = entry is not None and entry.version == version
+        self._lookups.hits += is_hit
+        self._lookups.misses += not is_hit
+        return entry.value if entry is not None and is_hit else None
 
     def find_settled(self, file: Hashable, version: object) -> V | None:
         """Return the value cached for a settled version of a file; None if there is none."""

@@ -39,6 +39,7 @@ class Admission:
         body_bytes: The largest accepted body of a PUT or PATCH.
         has_ui: Whether the service hosts a second user interface.
         base_path: The path that a proxy keeps in front of all others; "" for none.
+        public: The paths that need no token.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Admission:
         *,
         has_ui: bool,
         base_path: str = "",
+        public: frozenset[str] = frozenset(),
     ) -> None:
         self._base = base_pattern(base_path)
         self._routes = OrderedRouter()
@@ -56,6 +58,7 @@ class Admission:
             self._routes, {row.resource for row in ROUTES} - (frozenset() if has_ui else OF_UI)
         )
         self._tokens = tokens
+        self._public = public
         self._writer = writer
         self._body_bytes = body_bytes
 
@@ -92,7 +95,7 @@ class Admission:
 
     def _check(self, method: str, path: str, query: str, headers: Mapping[str, str]) -> None:
         given, matches = self._matches(path, query)
-        if self._tokens is not None and not is_public(path):
+        if self._tokens is not None and not is_public(path, self._public):
             queried = parse_query_string(query, keep_blank=True).get("token", [])
             sent = {*given, *_listed(queried), *bearer(headers.get("AUTHORIZATION"))}
             _, token = find_token(self._tokens.now(), sent)

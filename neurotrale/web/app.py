@@ -11,6 +11,7 @@ from falcon.routing import CompiledRouter
 
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.history import AnnotationHistory
+from neurotrale.annotations.index_files import IndexFiles
 from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.annotations.refusals import Refusals
 from neurotrale.annotations.store import AnnotationStore
@@ -29,7 +30,7 @@ from neurotrale.storage.state import ServiceId
 from neurotrale.tokens.file import check_not_served
 from neurotrale.tokens.watch import SharedTokens, watch_in_background
 from neurotrale.web.app_settings import AppSettings
-from neurotrale.web.auth import TokenMiddleware
+from neurotrale.web.auth import TokenMiddleware, public_paths
 from neurotrale.web.error_handlers import add_error_handlers
 from neurotrale.web.origins import KnownHosts, WritingPages, grants_to
 from neurotrale.web.prefixes import Prefixes
@@ -40,6 +41,7 @@ from neurotrale.web.resources.api import (
     DocsResource,
     DocumentResource,
     HealthResource,
+    MetricsResource,
 )
 from neurotrale.web.resources.chunks import ChunkResource, ChunkSender, TiffResource
 from neurotrale.web.resources.datasets import (
@@ -123,7 +125,7 @@ def create_app(
     annotation_files = AnnotationFiles(data_root, share=share)
     refusals = None if settings.read_only else Refusals(data_root.root)
     viewer, ui = _bundle(settings.viewer, VIEWER_HEAD), _bundle(settings.ui)
-    contents = Contents()
+    contents = Contents(IndexFiles(settings.shelf, settings.root, keep=not settings.read_only))
     if writer is None and not settings.read_only:
         writer = create_writer(settings)
     store = AnnotationStore(annotation_files, contents, writer)
@@ -131,6 +133,7 @@ def create_app(
     if settings.token_file is not None:
         check_not_served(settings.token_file, data_root.root)
         tokens = tokens or watch_in_background(settings.token_file)
+    public = public_paths(with_metrics=settings.metrics_public)
     router = OrderedRouter()
     named = settings.cors_origins or ()
     readers = "*" if settings.cors_origins is None or "*" in named else named
@@ -149,7 +152,7 @@ def create_app(
             ),
             OriginMiddleware(hosts, pages, read_only=settings.read_only),
             grants_to(readers),
-            *([] if tokens is None else [TokenMiddleware(tokens)]),
+            *([] if tokens is None else [TokenMiddleware(tokens, public)]),
         ],
     )
     add_error_handlers(app)
@@ -159,6 +162,7 @@ def create_app(
         app,
         [
             HealthResource(data_root, tokens, read_only=settings.read_only),
+            MetricsResource(),
             DocumentResource(
                 lambda: _document(app, router, tokens=settings.token_file is not None)
             ),
@@ -217,7 +221,8 @@ def create_writer(settings: AppSettings) -> FileWriter:
     data_root.check()
     locks = Locks(settings.lock, settings.lock_timeout_s, share=share, claims=WriterClaims())
     locks.check(data_root.root)
-    return FileWriter(FileChanges(locks, Contents(), share=share), Views(data_root.root))
+    contents = Contents(IndexFiles(settings.shelf, settings.root))
+    return FileWriter(FileChanges(locks, contents, share=share), Views(data_root.root))
 
 
 def _document(app: App, router: OrderedRouter, *, tokens: bool) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from neurotrale.settings.service import (
     GUARD,
     LOCK_TIMEOUT,
     MAX_BODY_MB,
+    METRICS_PUBLIC,
     READ_ONLY,
     TOKEN_FILE,
     UI,
@@ -43,6 +44,7 @@ class AppSettings:
         guard: Whose PUTs are merged, and whether removals are held back.
         compress: What to compress for clients that accept it.
         chunk_cache_s: How long browsers may use a cached chunk without revalidation.
+        metrics_public: Whether the counts may be read without a token.
         token_file: The file with the tokens; None if requests need no token.
         shelf: Private directory in which workers share large results; None for none.
         viewer: Directory of the built viewer; None if it is not installed.
@@ -62,6 +64,7 @@ class AppSettings:
     guard: GuardMode = GUARD.default
     compress: CompressMode = COMPRESS.default
     chunk_cache_s: int = CHUNK_CACHE.default
+    metrics_public: bool = METRICS_PUBLIC.default
     token_file: Path | None = TOKEN_FILE.default
     shelf: Path | None = None
     viewer: Path | None = None

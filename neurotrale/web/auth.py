@@ -25,10 +25,11 @@ from neurotrale.web.prefixes import BEHIND_TOKEN, TOKENS_IN_PATH, outer_href, re
 from neurotrale.web.requests import SAFE_METHODS, is_navigation, is_preflight
 
 PUBLIC_PATH = "/api/health"
-"""The one path that needs no token, so that monitoring needs none."""
+"""The one path that never needs a token, so that monitoring needs none."""
+METRICS_PATH = "/api/metrics"
 
 _BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
-_PUBLIC = re.compile(PUBLIC_PATH.replace("/", "/+"))
+_SLASHES = re.compile("/{2,}")
 _HOW_TO_SEND = (
     "Send one in the header 'Authorization: Bearer TOKEN', in front of the path as in"
     " /token/TOKEN/..., or in the query as ?token=TOKEN. Ask whoever started the service for one."
@@ -40,10 +41,12 @@ class TokenMiddleware:
 
     Args:
         tokens: The valid tokens.
+        public: The paths that need none.
     """
 
-    def __init__(self, tokens: SharedTokens) -> None:
+    def __init__(self, tokens: SharedTokens, public: frozenset[str]) -> None:
         self.tokens = tokens
+        self.public = public
 
     def process_request(self, req: Request, resp: Response) -> None:
         """Check the token of a request.
@@ -54,7 +57,7 @@ class TokenMiddleware:
             TokensUnusableError: The token file cannot be used.
         """
         given: tuple[str, ...] = req.env.get(TOKENS_IN_PATH, ())
-        if is_public(req.path) and not given:
+        if is_public(req.path, self.public) and not given:
             return
         queried = req.get_param_as_list("token") or []
         if is_preflight(req):
@@ -73,9 +76,14 @@ class TokenMiddleware:
         resp.set_header("Referrer-Policy", "same-origin")
 
 
-def is_public(path: str) -> bool:
-    """Return whether a path needs no token."""
-    return _PUBLIC.fullmatch(path) is not None
+def public_paths(*, with_metrics: bool) -> frozenset[str]:
+    """Return the paths that need no token."""
+    return frozenset({PUBLIC_PATH, *([METRICS_PATH] if with_metrics else [])})
+
+
+def is_public(path: str, public: frozenset[str]) -> bool:
+    """Return whether a path, in which repeated slashes count as one, is among the public ones."""
+    return _SLASHES.sub("/", path) in public
 
 
 def find_token(tokens: TokenList, given: set[str]) -> tuple[str, Token]:

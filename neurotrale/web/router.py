@@ -27,6 +27,9 @@ from neurotrale.web.responses import DATA_POLICY
 App = falcon.App[Request, Response]
 Values = Callable[[Mapping[str, str]], dict[str, object]]
 
+ROUTE = "neurotrale.route"
+"""Key of the WSGI environment for the path of the request as the API documentation shows it."""
+
 NOT_ADMITTED = "neurotrale.not_admitted"
 """Key of the WSGI environment for the error of a request that the server did not admit, because of
 its headers; its body was not received. None or absent for others."""
@@ -124,6 +127,8 @@ class OrderedRouter:
         if found is None:
             return None
         route, values = found
+        if req is not None:
+            req.env[ROUTE] = route.uri_template
         return route.resource, route.method_map, values, route.uri_template
 
     def match(

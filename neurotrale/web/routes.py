@@ -21,6 +21,7 @@ from neurotrale.web.resources.api import (
     DocsResource,
     DocumentResource,
     HealthResource,
+    MetricsResource,
 )
 from neurotrale.web.resources.chunks import ChunkResource, TiffResource
 from neurotrale.web.resources.datasets import (
@@ -145,6 +146,7 @@ _asset = _path("asset")
 
 ROUTES = (
     Row("/api/health", HealthResource),
+    Row("/api/metrics", MetricsResource),
     Row("/api/openapi.json", DocumentResource),
     Row("/api/", DocsResource),
     Row("/api", DocsRedirectResource),

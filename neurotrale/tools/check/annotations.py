@@ -118,8 +118,8 @@ class AnnotationCheck:
             self._findings.add("slice-name", file.relative_path)
         document = self._read(file)
         if document is not None:
-            self._ids.add(number, document.index.ids)
-            for id_, indices in sorted(document.index.repeated.items()):
+            self._ids.add(number, document.ids)
+            for id_, indices in sorted(document.repeated.items()):
                 shown = ", ".join(f"[{index}]" for index in indices[:_SHOWN])
                 more = f" and {len(indices) - _SHOWN} more" if len(indices) > _SHOWN else ""
                 self._findings.add("id-repeated", file.relative_path, f"{id_!r} at {shown}{more}")
@@ -160,7 +160,7 @@ class AnnotationCheck:
         for number, others in located:
             file = self._files[number]
             document = self._read(file)
-            for id_ in document.index.ids if document is not None else ():
+            for id_ in document.ids if document is not None else ():
                 for other in others.get(self._ids.hashed(id_), ())[:1]:
                     detail = f"{id_!r} is also in {self._files[other].relative_path}"
                     self._findings.add("id-elsewhere", file.relative_path, detail)

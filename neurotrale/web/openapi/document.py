@@ -28,6 +28,7 @@ _DATASET = "/api/datasets/{dataset}"
 
 OPERATION_IDS: dict[tuple[str, str], str] = {
     ("GET", "/api/health"): "getHealth",
+    ("GET", "/api/metrics"): "getMetrics",
     ("GET", "/api/openapi.json"): "getOpenapi",
     ("GET", "/api/"): "getDocsPage",
     ("GET", "/api"): "redirectToDocsPage",

@@ -10,6 +10,7 @@ from falcon import Request, Response
 
 import neurotrale
 from neurotrale.annotations.contents import etag_of
+from neurotrale.metrics import CONTENT_TYPE, exposition, is_enabled
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.tokens.watch import SharedTokens
 from neurotrale.web.pages import ASSETS, asset_content
@@ -82,6 +83,35 @@ class HealthResource:
             "read_only": self.read_only,
             **({"remarks": notes} if notes else {}),
         }
+        resp.cache_control = ["no-store"]
+
+
+class MetricsResource:
+    """``/api/metrics``."""
+
+    def on_get(self, req: Request, resp: Response) -> None:
+        """Send counts of what the service does.
+        ---
+        summary: Counts for Prometheus
+        description: >
+            Requests by route and status, times, bytes, parked writes, deaths of processes, waits
+            for locks, bytes of journals, removals that are held back, and hits of caches, of all
+            processes of the service since it started. With tokens it needs one, unless the service
+            runs with `--metrics-public`.
+        tags: [Service]
+        responses:
+            200:
+                description: The counts, in the text format of Prometheus.
+                content: {text/plain: {schema: {type: string}}}
+            404: NotFound
+        """
+        if not is_enabled():
+            raise falcon.HTTPNotFound(
+                title="Not found",
+                description="Nothing is counted: the service has no temporary directory for it.",
+            )
+        resp.data = exposition()
+        resp.content_type = CONTENT_TYPE
         resp.cache_control = ["no-store"]
 
 
