@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from itertools import count, pairwise
+from itertools import count, groupby, pairwise
 from pathlib import Path
 from threading import Event, Thread
 
@@ -44,6 +44,7 @@ from tests.examples import examples
 from tests.processes import eventually
 from tests.stores import IN_MEMORY, Stores, open_stores
 from tests.test_batches import killed_at
+from tests.test_crash import CONTENT, DIRECTORY, RECORDED, REPLACED, Recorder
 from tests.viewers import Tab, loaded, pieces_of
 
 pytestmark = pytest.mark.proof
@@ -768,3 +769,43 @@ def test_real_services_record_all_saves_of_people_who_drag(
     for change in changes:
         told = requests.get(f"{brain.url}/history/{change['revision']}")
         assert told.status_code == 200, told.text
+
+
+# --- what is written, in which order ---
+
+
+def steps_of(work: Callable[[], object]) -> list[tuple[str, str]]:
+    """Work in another process; give what it writes, syncs and renames."""
+    reading, telling = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            recorder = Recorder()
+            recorder.start()
+            work()
+            recorder.stop()
+            os.write(telling, json.dumps(recorder.steps).encode())
+        finally:
+            os._exit(0)
+    os.close(telling)
+    os.waitpid(pid, 0)
+    with open(reading, "rb") as told:
+        steps = [tuple(step) for step in json.loads(told.read())]
+    return [step for step, _ in groupby(steps)]
+
+
+def test_each_save_of_a_burst_is_durable_before_the_file_is_replaced(
+    world: World, ann: Person
+) -> None:
+    def work() -> None:
+        ann.drag("a", 2, 200)
+        world.stores.patch("b", length=1)
+
+    burst = [("write", ".fibers.json.burst"), ("fsync", ".fibers.json.burst")]
+    ann.drag("a", 1)
+    assert steps_of(work) == [
+        *CONTENT, *burst, DIRECTORY, *REPLACED,  # the second save: its file is new
+        *CONTENT, *burst, *REPLACED,
+        *CONTENT, *RECORDED, *REPLACED,  # a record for the burst, and one for the patch
+    ]  # fmt: skip
+    assert world.listed() == [("put", 3), ("patch", 1)]
