@@ -13,12 +13,17 @@ from pathlib import Path
 
 from benchmarks.measures import ALL, Result, Setting
 from benchmarks.plot import draw
+from benchmarks.polling import polling
+
+MEASURES = (*ALL, polling)
 
 
 def main() -> int:
     """Run the named benchmarks, or all; return 1 when a target is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=[measure.__name__ for measure in ALL], action="append")
+    parser.add_argument(
+        "--only", choices=[measure.__name__ for measure in MEASURES], action="append"
+    )
     parser.add_argument("--seconds", type=int, default=3, help="duration of each load test")
     parser.add_argument("--rounds", type=int, default=3, help="number of runs for each side")
     parser.add_argument("--plot", type=Path, help="write the plot to this PNG")
@@ -30,7 +35,7 @@ def main() -> int:
     results = []
     with tempfile.TemporaryDirectory(prefix="neurotrale-bench-") as directory:
         setting = Setting(Path(directory), arguments.seconds, arguments.rounds)
-        for measure in ALL:
+        for measure in MEASURES:
             if arguments.only is None or measure.__name__ in arguments.only:
                 for result in measure(setting):
                     print(line(result), flush=True)

@@ -95,6 +95,24 @@ def load_and_dump(path: Path, copy: Path, number: int) -> float:
     return time.perf_counter() - started
 
 
+def contours(count: int, points: int = 20) -> list[dict[str, Any]]:
+    """Return contours as a viewer writes them, of some 960 bytes each."""
+    rng = np.random.default_rng(7)
+    vertices = rng.uniform(0, 5000, (count, points, 2)).astype(np.float32).astype(float).tolist()
+    return [
+        {
+            "id": f"{number:040x}",
+            "type": "polygon",
+            "anntype": ("axon", "myelin")[number % 2],
+            "description": "",
+            "reviewed": False,
+            "visited": False,
+            "points": [[x, y, 12.0] for x, y in vertices[number]],
+        }
+        for number in range(count)
+    ]
+
+
 def write_entries(directory: Path, count: int = 100_000) -> None:
     """Create a directory with many empty files."""
     directory.mkdir(parents=True)

@@ -6,7 +6,7 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CONNECTIONS = 12
@@ -19,19 +19,25 @@ local paths = {{ {paths} }}
 local number = 0
 request = function()
     number = number % #paths + 1
-    return wrk.format("GET", paths[number], {{ ["Accept-Encoding"] = "{codings}" }})
+    return wrk.format("GET", paths[number], {{ {headers} }})
 end
 """
 
 
 def requests_per_second(
-    url: str, paths: Sequence[str], directory: Path, seconds: int, codings: str = BROWSER_CODINGS
+    url: str,
+    paths: Sequence[str],
+    directory: Path,
+    seconds: int,
+    headers: Mapping[str, str] | None = None,
 ) -> float:
     """Request the paths repeatedly, as fast as the server answers; return the rate."""
+    sent = {"Accept-Encoding": BROWSER_CODINGS, **(headers or {})}
     time.sleep(SETTLE_S)
     script = directory / "paths.lua"
     quoted = ", ".join(f'"{path}"' for path in paths)
-    script.write_text(_SCRIPT.format(paths=quoted, codings=codings))
+    named = ", ".join(f"[ [[{name}]] ] = [[{value}]]" for name, value in sent.items())
+    script.write_text(_SCRIPT.format(paths=quoted, headers=named))
     command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--timeout", "30s"]
     wrk = subprocess.run(
         [*command, "-s", str(script), url], capture_output=True, text=True, check=True

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from benchmarks.data import (
     chunk_names,
+    contours,
     load_and_dump,
     write_annotations,
     write_entries,
@@ -28,6 +29,8 @@ from benchmarks.stack import ingest_rate, plain_rate, write_stack
 WORKERS = 2
 INGEST_ROUNDS = 2
 PATCH_ROUNDS = 25
+SAVE_ROUNDS = 40
+VIEWER = {"Origin": "http://localhost", "Content-Type": "text/plain;charset=UTF-8"}
 MANY_WORKERS = 10
 
 
@@ -203,6 +206,56 @@ def _patches_of_many_workers_and_one(
     return many_s, one_s
 
 
+def saving(setting: Setting) -> Iterator[Result]:
+    """Measure the saves of a drag, each of the whole file, against load, dump, write and sync."""
+    root = setting.directory / "saved"
+    plain = setting.directory / "plain-save.json"
+    for count, target in ((5000, 2.7), (500, 1.5)):
+        url_path = f"/brain/annotations/x0y0z0/z-{count:04d}.json"
+        path = root / url_path.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        view = contours(count)
+        path.write_text(json.dumps(view, indent=1))
+        view.sort(key=lambda one: str(one["anntype"]))  # as the viewer groups them
+        moved = view[count // 2]["points"][3]
+        ours, theirs = [], []
+        with neurotrale(root, MANY_WORKERS) as (url, _), _connection(url) as connection:
+            connection.request("GET", url_path, headers=VIEWER)
+            connection.getresponse().read()
+            for _ in range(SAVE_ROUNDS):
+                moved[0] += 1.25
+                body = json.dumps(view, separators=(",", ":")).encode()
+                ours.append(_save(connection, url_path, body))
+                theirs.append(_save_plainly(plain, body))
+        # The first one finds a file that is spelled in another way.
+        mine, other, ratio = median_ratio(list(zip(ours[1:], theirs[1:], strict=True)))
+        yield Result(
+            f"save of {count} contours ({len(body) / 1e6:.1f} MB) in a drag",
+            f"{mine * 1e3:.0f} ms",
+            f"{other * 1e3:.0f} ms",
+            1 / ratio,
+            target,
+        )
+
+
+def _save(connection: http.client.HTTPConnection, path: str, body: bytes) -> float:
+    started = time.perf_counter()
+    connection.request("PUT", path, body, VIEWER)
+    response = connection.getresponse()
+    response.read()
+    assert response.status == 200, response.status
+    return time.perf_counter() - started
+
+
+def _save_plainly(path: Path, body: bytes) -> float:
+    started = time.perf_counter()
+    with path.open("w") as file:
+        file.write(json.dumps(json.loads(body)))
+        file.flush()
+        os.fsync(file.fileno())
+    return time.perf_counter() - started
+
+
 def listing(setting: Setting) -> Iterator[Result]:
     """Measure the first byte of a page of 100,000 entries, and the memory it takes."""
     root = setting.directory / "listed"
@@ -241,7 +294,7 @@ def ingesting(setting: Setting) -> Iterator[Result]:
     yield Result("stack to dataset, per core", f"{mine:.0f} MB/s", f"{other:.0f} MB/s", ratio, 3)
 
 
-ALL = (chunk_throughput, chunk_memory, patching, listing, ingesting)
+ALL = (chunk_throughput, chunk_memory, patching, saving, listing, ingesting)
 
 
 def _patch(connection: http.client.HTTPConnection, path: str, number: int) -> float:

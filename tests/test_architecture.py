@@ -39,7 +39,7 @@ DATA = {"fcntl", "imagecodecs", "io", "json", "numpy", "os", "shutil", "tempfile
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 300
 # All touches of waitress are in one module, however many they are.
-MORE_LINES = {"neurotrale.server.waitress_adapter": 585}
+MORE_LINES = {"neurotrale.server.waitress_adapter": 593}
 
 
 def name_of(path: Path) -> str:

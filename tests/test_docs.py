@@ -463,7 +463,7 @@ def test_readme_leads_to_every_document() -> None:
         ],
         "docs/data-layout.md": [
             *("Chunks", "Layouts", "Other formats of precomputed-tif"),
-            "How annotation files are written",
+            *("How annotation files are written", "Identity of a dataset"),
         ],
         "docs/annotations.md": [
             *("Read and change", "Select and export", "Blocks"),

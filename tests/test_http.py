@@ -40,6 +40,7 @@ WHEREVER_GET_WORKS = {
     "chunk": CHUNK,
     "tiff": f"{CHUNK}.tiff",
     "annotations": ANNOTATIONS,
+    "changes": f"{ANNOTATIONS}/changes?since=0",
     "one-annotation": f"{ANNOTATIONS}?id={'a' * 40}",
     "api-redirect": "/api",
     "api": "/api/",
@@ -210,7 +211,7 @@ def test_options_wherever_get_works_names_the_methods(service: Service, path: st
 def test_other_methods_are_refused_with_the_allowed_ones(
     service: Service, path: str, method: str
 ) -> None:
-    writable = path.startswith(ANNOTATIONS)
+    writable = path.partition("?")[0] == ANNOTATIONS
     if writable and method in ("PUT", "PATCH", "DELETE"):
         return  # what these do is a matter of the annotation tests
     answer = ask(service, path, {"Origin": ORIGIN}, method=method)
@@ -235,6 +236,32 @@ def test_connection_is_kept_alive_between_answers(service: Service) -> None:
             with closing(HTTPResponse(connection)) as response:
                 response.begin()
                 assert response.read() == BODY
+
+
+@pytest.mark.parametrize(
+    ("request_line", "header", "kept"),
+    [
+        pytest.param("GET {} HTTP/1.1", "", True, id="kept"),
+        pytest.param("HEAD {} HTTP/1.1", "", True, id="head"),
+        pytest.param("GET {} HTTP/1.1", "Connection: close\r\n", False, id="asked-to-close"),
+        pytest.param("GET {} HTTP/1.0", "", False, id="old"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/plain.bin", CHUNK, ANNOTATIONS, f"{ANNOTATIONS}/changes"])
+def test_connection_is_kept_after_an_answer_without_a_body(
+    service: Service, path: str, request_line: str, header: str, kept: bool
+) -> None:
+    tag = ask(service, path).headers["ETag"]
+    line = request_line.format(path)
+    request = f"{line}\r\nHost: localhost\r\nIf-None-Match: {tag}\r\n{header}\r\n".encode()
+    with socket.create_connection(("127.0.0.1", service.port), timeout=30) as connection:
+        for _ in range(2 if kept else 1):
+            connection.sendall(request)
+            answer, is_kept = read_answer(connection, request)
+            assert (answer.status, answer.body, is_kept) == (304, b"", kept)
+            assert ("Connection" in answer.headers) is not kept
+        if not kept:
+            assert connection.recv(1) == b""
 
 
 # --- CORS ---

@@ -170,7 +170,7 @@ def test_hashes_of_two_indices_do_not_tell_of_each_other() -> None:
 
 # --- stored files that are not what they should be ---
 
-CONTENT = b"[" + b",\n".join(b'{"id":"%d","n":1}' % n for n in range(9000)) + b"]"
+CONTENT = b"[" + b",\n".join(b'{"id":"%d","n":1}' % n for n in range(60_000)) + b"]"
 INDEX = Index.of(CONTENT)
 ETAG = etag_of(CONTENT)
 assert len(CONTENT) > SHARED_BYTES
@@ -414,4 +414,4 @@ def test_contents_find_the_index_of_another_process(tmp_path: Path) -> None:
     index = Contents(shared(tmp_path)).read(path).index
     assert index is not None
     assert not index.hashed.flags.owndata  # it is mapped
-    assert json.loads(Document(CONTENT, index).find("8999") or b"")["id"] == "8999"
+    assert json.loads(Document(CONTENT, index).find("59999") or b"")["id"] == "59999"

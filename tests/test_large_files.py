@@ -224,7 +224,7 @@ def test_wrong_index_of_a_file_is_found_out_and_made_anew(
     (tmp_path / "shelf").mkdir(mode=0o700)
     files, stores = IndexFiles(tmp_path / "shelf"), open_stores(tmp_path / "data")
     content = array(
-        *(annotation(one, text="x" * 20_000) for one in IDS), b'{"text": "%s"}' % (b"x" * 1000)
+        *(annotation(one, text="x" * 200_000) for one in IDS), b'{"text": "%s"}' % (b"x" * 1000)
     )
     stores.file.write_bytes(content)
     files.put(etag_of(content), len(content), shifted(Index.of(content), by))

@@ -37,7 +37,7 @@ from neurotrale.annotations.journal_records import (
     parse_record,
 )
 from neurotrale.annotations.meanings import meaning_of
-from neurotrale.annotations.merge import Seen
+from neurotrale.annotations.seen import Seen
 from neurotrale.annotations.views import Facts, Tip
 from neurotrale.chunks.decode import Expected, decode_chunk
 from neurotrale.chunks.image_headers import stated_voxels
@@ -145,8 +145,9 @@ def test_change_of_one_annotation_takes_no_memory_for_the_others(
     path = root / "brain/annotations/x0y0z0/large.json"
     path.write_text("[" + ",\n".join(f'{{"id":"{id_}","text":"{text}"}}' for id_ in ids) + "]")
     service = start_service(root)
-    found = requests.get(f"{url_of(service)}?id={ids[-1]}", timeout=LONG_S).json()
-    assert found == {"id": ids[-1], "text": text}
+    url = f"{url_of(service)}?id={ids[-1]}"
+    assert requests.get(url, timeout=LONG_S).json() == {"id": ids[-1], "text": text}
+    assert requests.patch(url, json={"id": ids[-1]}, timeout=LONG_S).status_code == 200
     service.stop()
     service = start_service(root)  # finds the index of the one before
     idle = peaks_mib(service)

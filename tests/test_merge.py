@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurotrale.annotations.document import Document
+from neurotrale.annotations.edits import Edit, edit_between
 from neurotrale.annotations.fields import MergedAnnotation, merge_annotation
-from neurotrale.annotations.merge import Edit, MergedFile, Seen, edit_between, merge_edit
+from neurotrale.annotations.merge import MergedFile, merge_edit
+from neurotrale.annotations.seen import Seen
 from neurotrale.annotations.spelling import Parsed, respells
 from neurotrale.annotations.splice import replace_range, set_fields
 

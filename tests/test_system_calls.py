@@ -110,3 +110,30 @@ def test_warm_chunk_is_one_open_one_fstat_and_one_read(
             if seen[-1] == {"open": 1, "fstat": 1, "read": 1}:
                 return
     pytest.fail(f"calls of each request: {seen}")
+
+
+def test_poll_of_a_change_feed_without_news_is_three_looks(service: Service, trace: Path) -> None:
+    """At the file, its journal and its burst; nothing is opened or read."""
+    file = f"{service.url}/brain/annotations/x0y0z0/fibers.json"
+    body = {"type": "point", "point": [1, 2, 3]}
+    requests.patch(file, params={"id": "a"}, json=body, timeout=TIMEOUT_S).raise_for_status()
+    wait_until_settled(service.root / "brain" / "annotations")
+    url = f"{file}/changes?since=1"
+    seen = []
+    with requests.Session() as client:
+        tag = client.get(url, timeout=TIMEOUT_S).headers["ETag"]
+        for number in range(ROUNDS):  # once a second, the directory is opened anew
+            for _ in range(2):
+                client.get(url, headers={"If-None-Match": tag}, timeout=TIMEOUT_S)
+            begin = mark(client, service, trace, f"begin-poll-{number}")
+            for _ in range(TIMES):
+                answer = client.get(url, headers={"If-None-Match": tag}, timeout=TIMEOUT_S)
+                assert answer.status_code == 304
+            end = mark(client, service, trace, f"end-poll-{number}")
+            text = trace.read_text()
+            begin = text.rindex("\n", 0, text.index('"fibers.json"', begin))
+            inside = text[begin : text.rindex("\n", 0, text.rindex("fibers.json.journal", 0, end))]
+            seen.append(dict(looks(inside)))
+            if seen[-1] == {"stat": 3 * TIMES - 1}:  # without the last look of the last poll
+                return
+    pytest.fail(f"calls of all polls: {seen}")

@@ -185,6 +185,7 @@ PROMISES = (
     Promise("task", "wrote_header", WRITE),
     Promise("task", "complete", WRITE),
     Promise("task", "has_body", f"{LOG}, and {WRITE}"),
+    Promise("task", "version", "_AppTask.set_close_on_finish"),
     Promise("task", "content_length", f"{LOG}, and {WRITE}"),
     Promise("task", "content_bytes_written", WRITE),
     Promise("task", "channel", LOG),

@@ -6,6 +6,7 @@ import json
 
 import msgspec
 
+from neurotrale.annotations.flawless import FlawlessAnnotations
 from neurotrale.annotations.pieces import (
     MALFORMED,
     SPACE,
@@ -16,6 +17,7 @@ from neurotrale.annotations.pieces import (
 from neurotrale.annotations.validation import ArrayCheck, check_annotation, kind_of
 from neurotrale.errors import BadInputError, RuleBrokenError
 
+_flawless = FlawlessAnnotations()
 _decode = msgspec.json.Decoder()
 _syntax = msgspec.json.Decoder(msgspec.Raw)
 # First byte of a value -> one of its kind; others are numbers.
@@ -38,7 +40,11 @@ def checked_array(body: bytes) -> list[str]:
     try:
         for items in split_in_pieces(body):
             for item in items:
-                check.add(_decode.decode(item))
+                id_ = _flawless.id_of(item)
+                if id_ is None:
+                    check.add(_decode.decode(item))
+                else:
+                    check.add_flawless(id_)
             if check.is_hopeless:
                 break
     except NotAnArrayError as error:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
-from itertools import pairwise
+from bisect import bisect_left, bisect_right
 
 import xxhash
 
+from neurotrale.annotations.alike import alike_bytes
 from neurotrale.annotations.document import Document, Hunk
 from neurotrale.annotations.pieces import NotAnArrayError
 
-_Cuts = Sequence[int]
+_Cuts = list[int]
 
 
 def hunks_between(old: bytes, new: bytes) -> list[Hunk]:
@@ -33,9 +32,12 @@ def diff_documents(old: Document, new: Document) -> list[Hunk]:
     if old.content == new.content:
         return []
     before, after = _cuts(old), _cuts(new)
+    head, tail = _alike_segments(old, new, before, after)
     hunks = []
-    a = b = 0  # first segments that are not handled yet
-    for i, j in [*_common(old, new), (len(before) - 1, len(after) - 1)]:
+    a = b = head  # first segments that are not handled yet
+    stops = len(before) - 1 - tail, len(after) - 1 - tail
+    middle = range(head, stops[0]), range(head, stops[1])
+    for i, j in [*_common((old, before, middle[0]), (new, after, middle[1])), stops]:
         if a < i or b < j:
             hunks.append(
                 Hunk(
@@ -61,21 +63,40 @@ def _cuts(document: Document) -> _Cuts:
     return [0, *document.index.stops.tolist(), len(document.content)]
 
 
-def _digests(document: Document) -> list[int]:
+def _alike_segments(old: Document, new: Document, before: _Cuts, after: _Cuts) -> tuple[int, int]:
+    """Return how many segments are alike at the beginning, and how many others at the end."""
+    first, last = alike_bytes(old.content, new.content)
+    head = min(bisect_right(before, first), bisect_right(after, first)) - 1
+    shift = len(new.content) - len(old.content)
+    tail = min(len(cuts) - 1 - bisect_left(cuts, cuts[-1] - last) for cuts in (before, after))
+    tail = min(tail, len(before) - 1 - head, len(after) - 1 - head)
+    # To be sure: an end in the middle of something else would tear it apart.
+    if before[: head + 1] != after[: head + 1]:
+        head = 0
+    if [cut + shift for cut in before[len(before) - 1 - tail :]] != after[len(after) - 1 - tail :]:
+        tail = 0
+    return head, tail
+
+
+_Segments = tuple[Document, _Cuts, range]
+
+
+def _digests(segments: _Segments) -> list[int]:
+    document, cuts, numbers = segments
     view = memoryview(document.content)
-    return [xxhash.xxh3_64_intdigest(view[a:b]) for a, b in pairwise(_cuts(document))]
+    return [xxhash.xxh3_64_intdigest(view[cuts[n] : cuts[n + 1]]) for n in numbers]
 
 
-def _common(old: Document, new: Document) -> list[tuple[int, int]]:
+def _common(old: _Segments, new: _Segments) -> list[tuple[int, int]]:
     """Match segments that both have in the same order: a longest increasing subsequence."""
-    before, after = _cuts(old), _cuts(new)
-    positions = {digest: i for i, digest in enumerate(_digests(old))}
+    (one, before, numbers), (other, after, others) = old, new
+    positions = dict(zip(_digests(old), numbers, strict=True))
     pairs = [
         (i, j)
-        for j, digest in enumerate(_digests(new))
+        for j, digest in zip(others, _digests(new), strict=True)
         if (i := positions.get(digest)) is not None
         # Digests may be alike by chance, or because somebody wants them to be.
-        and old.content[before[i] : before[i + 1]] == new.content[after[j] : after[j + 1]]
+        and one.content[before[i] : before[i + 1]] == other.content[after[j] : after[j + 1]]
     ]
     tails: list[int] = []
     tail_pairs: list[int] = []

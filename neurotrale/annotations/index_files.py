@@ -16,11 +16,13 @@ from neurotrale.annotations.index import Index
 from neurotrale.annotations.index_directory import IndexDirectory
 from neurotrale.storage.state import STATE
 
-SHARED_BYTES = 100_000
+SHARED_BYTES = 2**20
 """A content of this size has an index that is worth sharing."""
 
 KEPT_BYTES = 4 * 2**20
 """A content of this size has one that is worth keeping until after a restart."""
+
+_REST_S = 1.0  # without changes, before anything is kept: during a drag, each lasts for a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class IndexFiles:
             self._kept = IndexDirectory(root / STATE / "indices", is_mapped=False)
         self._waiting: dict[str, _Waiting] = {}
         self._changed = Condition()
-        self._is_storing = False
+        self._is_storing = self._is_hurried = False
 
     def get(self, etag: str, size: int, compute: Callable[[], Index]) -> Index:
         """Return the index of a content; compute and store it if necessary.
@@ -74,7 +76,7 @@ class IndexFiles:
                     self._shelf.put(etag, size, index)  # before the next one looks for it
                     if self._kept is not None and size >= KEPT_BYTES:
                         self.put(etag, size, index)
-        return index or compute()
+        return compute() if index is None else index
 
     def put(self, etag: str, size: int, index: Index, before: str | None = None) -> None:
         """Store the index of a content in the background.
@@ -88,13 +90,11 @@ class IndexFiles:
         if not self._is_shared(size):
             return
         with self._changed:
-            replaced = {before} - {None, etag}
-            if before in self._waiting:  # what is replaced before it is stored need not be stored
-                replaced |= self._waiting.pop(before).before
-            self._waiting[etag] = _Waiting(size, index, frozenset(filter(None, replaced)))
+            _replace(self._waiting, etag, _Waiting(size, index, frozenset([before or etag])))
             if not self._is_storing:
                 self._is_storing = True
                 Thread(target=self._store, name="store-indices", daemon=True).start()
+            self._changed.notify_all()
 
     def remove(self, etag: str) -> None:
         """Remove the index of a content."""
@@ -105,7 +105,10 @@ class IndexFiles:
     def flush(self) -> None:
         """Wait until all that is to be stored is stored."""
         with self._changed:
+            self._is_hurried = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not self._is_storing)
+            self._is_hurried = False
 
     def _is_shared(self, size: int) -> bool:
         return size >= SHARED_BYTES and bool(self._places())
@@ -123,16 +126,38 @@ class IndexFiles:
         return None
 
     def _store(self) -> None:
+        resting: dict[str, _Waiting] = {}  # on the shelf, and to be kept
         while True:
             with self._changed:
+                if resting and not self._waiting and not self._is_hurried:
+                    self._changed.wait(_REST_S)
                 etag = next(iter(self._waiting), None)
-                if etag is None:
+                if etag is None and not resting:
                     self._is_storing = False
                     self._changed.notify_all()
                     return
-                one = self._waiting.pop(etag)
-            for place in self._places():
-                if place is self._shelf or one.size >= KEPT_BYTES:
-                    place.put(etag, one.size, one.index)
-                for before in one.before:
-                    place.remove(before)
+                one = None if etag is None else self._waiting.pop(etag)
+            if etag is not None and one is not None:
+                _put(self._shelf, etag, one)
+                if self._kept is not None and one.size >= KEPT_BYTES:
+                    _replace(resting, etag, one)
+                continue
+            for etag, one in resting.items():
+                _put(self._kept, etag, one)
+            resting.clear()
+
+
+def _replace(waiting: dict[str, _Waiting], etag: str, new: _Waiting) -> None:
+    """Add an index in place of those of contents that it replaces: these need not be stored."""
+    before = set(new.before)
+    for one in new.before & waiting.keys():
+        before |= waiting.pop(one).before
+    waiting[etag] = _Waiting(new.size, new.index, frozenset(before - {etag}))
+
+
+def _put(place: IndexDirectory | None, etag: str, one: _Waiting) -> None:
+    if place is None:
+        return
+    place.put(etag, one.size, one.index)
+    for before in one.before:
+        place.remove(before)

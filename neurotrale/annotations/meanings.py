@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import xxhash
 
 from neurotrale.annotations.chains import Chain
+from neurotrale.annotations.edits import Edit, edit_between
 from neurotrale.annotations.fields import common_base
-from neurotrale.annotations.merge import Edit, Seen, edit_between
+from neurotrale.annotations.seen import Seen
 from neurotrale.annotations.spelling import Parsed, is_edited
 from neurotrale.annotations.views import (
     Facts,
@@ -214,12 +215,12 @@ def _common_base(steps: Sequence[SaveStep], body: Seen, ids: Iterable[str]) -> S
 
 def _has_shown(tip: Tip, body: Seen, facts: Facts, before: Callable[[Chain], Seen | None]) -> bool:
     """Return whether a client that saves may have seen any of that in one of its views."""
-    if body.texts.keys() & tip.seen.texts.keys():
+    if not body.texts.keys().isdisjoint(tip.seen.texts.keys()):
         return True
     if not (tip.chain.is_own and facts.arrived_ns < tip.chain.at_ns and tip.chain.before):
         return False
     earlier = before(tip.chain)  # a later save has arrived before
-    return earlier is not None and bool(body.texts.keys() & earlier.texts.keys())
+    return earlier is not None and not body.texts.keys().isdisjoint(earlier.texts.keys())
 
 
 def _additions(body: Seen, tips: Sequence[Tip], facts: Facts) -> Meaning:

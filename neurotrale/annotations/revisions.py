@@ -6,17 +6,31 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
 from neurotrale.annotations.changes import apply, reversed_hunks
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import JournalEntry, JournalRecord
 from neurotrale.storage.atomic import temporary_path
+from neurotrale.storage.cache import Stamp
 from neurotrale.storage.regular import is_regular
 
 
 class NoHistoryError(LookupError):
     """The content of a revision is not recorded; the message says why."""
+
+
+class HasVersion(Protocol):
+    """Which content a file has, whether or not it was kept."""
+
+    @property
+    def etag(self) -> str:
+        """Hash of the bytes."""
+
+    @property
+    def stamp(self) -> Stamp:
+        """Stamp of the file that was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +74,7 @@ def touched(entry: JournalEntry) -> list[str]:
 
 
 def applied_changes(
-    journal: Journal, content: Content | None
+    journal: Journal, content: HasVersion | None
 ) -> Iterator[tuple[JournalEntry, bool]]:
     """Iterate over the changes, newest first, each with whether it took effect.
 
@@ -80,7 +94,7 @@ def applied_changes(
             yield entry, entry.n not in aborted
 
 
-def is_pending(journal: Journal, newest: JournalEntry, content: Content | None) -> bool:
+def is_pending(journal: Journal, newest: JournalEntry, content: HasVersion | None) -> bool:
     """Return whether the newest change is recorded but the file is not yet replaced.
 
     That holds for all records that were written together, or for none. Their writer died, or has
@@ -99,7 +113,7 @@ def is_pending(journal: Journal, newest: JournalEntry, content: Content | None) 
         oldest = next((entry for entry in entries if entry.n == newest.first), newest)
     if content is None:
         return oldest.old is None and is_regular(temporary_path(journal.file))
-    unchanged = _state(oldest.old) == (content.size, content.etag)
+    unchanged = oldest.old is not None and oldest.old.hash == content.etag
     return unchanged and newest.stamp == content.stamp.recorded
 
 

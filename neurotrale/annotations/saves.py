@@ -9,17 +9,19 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from neurotrale.annotations.alike import document_like, parse_like
 from neurotrale.annotations.chains import FileViews
 from neurotrale.annotations.changes import Before, Change, WriteContext
 from neurotrale.annotations.contents import Content, etag_of
-from neurotrale.annotations.diff import diff_documents
+from neurotrale.annotations.diff import diff_documents, replace_whole
 from neurotrale.annotations.document import Document
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.meanings import Meaning, meaning_of, meaning_without_views
-from neurotrale.annotations.merge import MergedFile, Seen, merge_edit
+from neurotrale.annotations.merge import MergedFile, merge_edit
 from neurotrale.annotations.paths import AnnotationFile
 from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.revisions import content_with, recent_contents
+from neurotrale.annotations.seen import Seen
 from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.viewers import SaveNotes, Viewer
 from neurotrale.annotations.views import Facts, Tip
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 
 RECENT_REVISIONS = 16
 RECENT_BYTES = 2**26  # of them together, as they are in memory at once
+MOST_TRIED = 4  # views of a client that a save may be like
 FORGOTTEN_NS = 20 * 3600 * 10**9  # for so long a client may still have a view that is forgotten
 
 _Move = tuple[Viewer, Callable[[FileViews], None], int]
@@ -66,27 +69,59 @@ class Saves:
         """Record what the clients see from now on."""
         for viewer, move, saved_ns in self._moves:
             self.views.change(viewer, self.file.display_path, move, saved_ns)
+        if self._moves:
+            self.views.drop_unseen(self.file.display_path)
         self._moves.clear()
 
-    def replace(self, context: WriteContext, body: bytes) -> None:
-        """Record that a client's save became the whole file."""
+    def replace(self, context: WriteContext, content: Content | None, body: Seen) -> Change:
+        """Return the change by which a save becomes the whole file.
+
+        Args:
+            context: The client.
+            content: The file; None if it does not exist.
+            body: What the client saves, see `parse`.
+        """
         if context.viewer is not None:
             self._move(context.viewer, None, body, context.arrived_ns, is_full=True)
+        new = body.document
+        assert new is not None
+        if content is None or content.document is None:
+            hunks = replace_whole(b"" if content is None else content.body, new.content)
+        else:
+            hunks = diff_documents(content.document, new)
+        return Change("put", hunks, new.index, ())
 
-    def merge(self, context: WriteContext, before: Before, new: Document) -> Change:
+    def parse(self, context: WriteContext, before: Before, body: bytes) -> Seen:
+        """Parse a save, as far as it is not like what the client has saved, or like the file.
+
+        Args:
+            context: The client.
+            before: The file.
+            body: What it saves, which is a JSON array.
+        """
+        etag = etag_of(body)
+        chains = () if context.viewer is None else self._views(context.viewer).chains[-MOST_TRIED:]
+        for tip in dict.fromkeys(chain.tip for chain in reversed(chains)):
+            fresh = self.views.contents.fresh(tip)
+            like = None if fresh is None else document_like(fresh, body)
+            if like is not None:
+                return Seen(like[0], etag=etag, parent=tip, since=like[1])
+        file = None if before.content is None else before.content.document
+        return Seen(parse_like(file, body), etag=etag)
+
+    def merge(self, context: WriteContext, before: Before, body: Seen) -> Change:
         """Return the change that a save of a client means.
 
         Args:
             context: The client; it is a viewer.
             before: The file, which is a JSON array.
-            new: What it saves.
+            body: What it saves, see `parse`.
         """
         viewer, content = context.viewer, before.content
         assert viewer is not None
         assert content is not None
         file = content.document
         assert file is not None
-        body = Seen(new)
         meaning = self._meaning(context, viewer, body, content)
         if meaning.is_overtaken:
             log.info("put %s: a later save overtook this one", self.file.display_path)
@@ -98,12 +133,13 @@ class Saves:
         stale = [id_ for id_ in meaning.stale if id_ in file.ids]
         is_full = not (newly_held or meaning.navigated or stale)
         changes = merged.content != content.body
-        self.views.keep(content.etag, content.body)
+        if self.views.has_loaded(self.file.display_path, content.etag):
+            self.views.contents.keep(content.etag, content.body, self.file.display_path)
         saved_ns = context.arrived_ns if changes else 0
         self._move(
             viewer,
             meaning,
-            new.content,
+            body,
             context.arrived_ns,
             is_full=is_full,
             saved_ns=saved_ns,
@@ -119,7 +155,7 @@ class Saves:
             stale=stale,
             base="" if meaning.chain is None or not meaning.is_certain else meaning.chain.tip,
         )
-        after = Document.parse(merged.content) if changes else file
+        after = parse_like(file, merged.content)
         is_plain = is_full and not merged.conflicts and not merged.replaced
         began_ns = 0 if meaning.chain is None else meaning.chain.began_ns
         return Change(
@@ -182,20 +218,22 @@ class Saves:
         self,
         viewer: Viewer,
         meaning: Meaning | None,
-        body: bytes,
+        body: Seen,
         arrived_ns: int,
         *,
         is_full: bool,
         saved_ns: int = 0,
         navigated: Sequence[str] = (),
     ) -> None:
-        tip = etag_of(body)
-        self.views.keep(tip, body)
+        tip, document = body.etag, body.document
+        assert document is not None
+        self.views.contents.keep(tip, document.content, self.file.display_path)
+        self.views.contents.refresh(tip, document)
         chain = None if meaning is None else meaning.chain
         began_ns = None if chain is None else chain.began_ns
         loaded_ns = 0 if meaning is None else meaning.loaded_ns
         is_left = meaning is not None and bool(meaning.navigated)
-        is_last = len(Document.parse(body).index) == 0 if is_left else False
+        is_last = is_left and not body.texts
 
         def move(views: FileViews) -> None:
             views.noted += navigated
@@ -211,18 +249,19 @@ class Saves:
     def _content(self, etag: str, content: Content) -> Seen | None:
         """Return a content with a hash; None if it is no longer known."""
         if etag == content.etag:
-            return Seen(content.document)
-        load = self.views.kept(etag)
-        if load is None:
-            body = content_with(Journal(self.file.path), etag, content)
-            if body is None:
-                return None
-            load = self.views.keep(etag, body)
+            return Seen(content.document, etag=etag)
+        contents = self.views.contents
         try:
-            seen = Seen(Document.parse(load()), load)
+            seen = contents.seen(etag)
+            if seen is None:
+                body = content_with(Journal(self.file.path), etag, content)
+                if body is None:
+                    return None
+                load = contents.keep(etag, body, self.file.display_path)
+                seen = Seen(Document.parse(body), load, etag=etag)
+                seen.release()
         except ValueError:  # not an array, or damaged on disk
             return None
-        seen.release()
         return seen
 
     def _revisions(self, content: Content) -> Iterator[Seen]:

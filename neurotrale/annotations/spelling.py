@@ -8,13 +8,16 @@ that it does not know are dropped, ``visited`` is added. Everything here is a pu
 from __future__ import annotations
 
 import json
+import re
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import msgspec
 
+from neurotrale.annotations.pieces import MALFORMED
 from neurotrale.annotations.validation import GEOMETRY, KNOWN_KEYS
 
 COORDINATES = frozenset(key for keys in GEOMETRY.values() for part in keys for key in part)
@@ -23,6 +26,10 @@ COORDINATES = frozenset(key for keys in GEOMETRY.values() for part in keys for k
 _EXACT_INT = 2**53  # above it, not every integer is a double
 _VERTEX = {"0", "1", "2"}
 _raws = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_value = msgspec.json.Decoder()
+_point = msgspec.json.Decoder(list[float])
+_points = msgspec.json.Decoder(list[tuple[float, float, float]])
+_COLON = re.compile(rb'"[ \t\r\n]*:')  # after each key; there may be more of them in texts
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,54 @@ def is_edited(base: Parsed, body: Parsed, *, own: bool) -> bool:
     if not (base.has_fields and body.has_fields):
         return base.fields is None or body.fields is None or base.fields != body.fields
     return bool(edited_keys(base, body, own=own))
+
+
+def is_only_respelled(base: bytes, body: bytes, *, own: bool) -> bool:
+    """Return whether a viewer surely did not change an annotation; else `is_edited` decides.
+
+    It is several times as quick, as no more is parsed than what is spelled differently.
+
+    Args:
+        base: The bytes of the annotation as the viewer last saw it.
+        body: Its bytes as it writes it.
+        own: See `is_edited`.
+    """
+    try:
+        old, new = _raws.decode(base), _raws.decode(body)
+        if own and not old.keys() <= new.keys():
+            return False
+        if any(len(_COLON.findall(text)) > len(raws) for text, raws in ((base, old), (body, new))):
+            return False  # there may be a key twice
+        return all(
+            _respells_raw(bytes(old[key]), bytes(raw), key)
+            if key in old
+            else _is_default(key, _value.decode(raw))
+            for key, raw in new.items()
+        )
+    except MALFORMED:
+        return False
+
+
+def _respells_raw(old: bytes, new: bytes, key: str) -> bool:
+    if old == new:
+        return True
+    if b"{" in old or b"{" in new:
+        return False
+    if key not in COORDINATES:
+        return respells(_value.decode(old), _value.decode(new), key)
+    if key != "points":
+        return _respells_floats(tuple(_point.decode(old)), tuple(_point.decode(new)))
+    flat, written = (tuple(chain(*_points.decode(raw))) for raw in (old, new))
+    return _respells_floats(flat, written)
+
+
+def _respells_floats(old: tuple[float, ...], new: tuple[float, ...]) -> bool:
+    if len(old) != len(new) or not old or max(max(old), -min(old)) >= _EXACT_INT:
+        return False
+    if old == new:
+        return True
+    packed = struct.Struct(f"<{len(old)}f")
+    return packed.unpack(packed.pack(*old)) == new
 
 
 def edited_keys(base: Parsed, body: Parsed, *, own: bool) -> list[str]:

@@ -82,6 +82,7 @@ class AnnotationStore:
             content, document = self._read(file, in_parts=True)
             annotation = document.find(id_)
         except (FileChangedError, StaleIndexError):
+            self.contents.forget(file.path)
             content, document = self._read(file)
             annotation = document.find(id_)
         if annotation is None:

@@ -55,14 +55,16 @@ class ArrayCheck:
 
     def add(self, annotation: object) -> None:
         """Check the next annotation."""
-        index, self.count = self.count, self.count + 1
-        where = f"[{index}]"
-        _check(annotation, where, self._problem, self._warn, nulls=True)
+        _check(annotation, f"[{self.count}]", self._problem, self._warn, nulls=True)
         id_ = annotation.get("id") if isinstance(annotation, dict) else None
-        if isinstance(id_, str) and id_:
-            first = self._seen.setdefault(id_, index)
-            if first != index:
-                self._problem(f"{where}.id: expected a unique id, found {id_!r}, as in [{first}]")
+        self.add_flawless(id_ if isinstance(id_, str) else "")
+
+    def add_flawless(self, id_: str) -> None:
+        """Check that the id of the next annotation is unique; all else about it is right."""
+        index, self.count = self.count, self.count + 1
+        first = self._seen.setdefault(id_, index) if id_ else index
+        if first != index:
+            self._problem(f"[{index}].id: expected a unique id, found {id_!r}, as in [{first}]")
 
     def close(self) -> Report:
         """Return the result."""

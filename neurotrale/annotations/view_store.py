@@ -21,17 +21,17 @@ import xxhash
 from cachetools import LRUCache
 
 from neurotrale.annotations.chains import FileViews
+from neurotrale.annotations.kept_contents import KeptContents
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import DamagedError
 from neurotrale.storage.atomic import temporary_path
-from neurotrale.storage.compression import pack, unpack
+from neurotrale.storage.compression import pack
 from neurotrale.storage.descriptors import Directory
 from neurotrale.storage.regular import make_own_directory, open_regular
 
 log = logging.getLogger(__name__)
 
 KEPT_S = 10 * 3600
-CONTENT_BYTES = 64 * 2**20  # compressed
 STORED_BYTES = 8 * 2**20  # of contents for each block, compressed
 BLOCKS = 1024
 CLIENTS = 256  # for each block
@@ -67,26 +67,6 @@ class _Stored(msgspec.Struct):
     packed: dict[str, bytes] = {}
 
 
-class _Kept:
-    """A content as it is kept: compressed, as a file has many views, and they are alike."""
-
-    __slots__ = ("packed",)
-
-    def __init__(self, packed: bytes) -> None:
-        self.packed = packed
-
-    def __len__(self) -> int:
-        return len(self.packed)
-
-    def __call__(self) -> bytes:
-        """Return the content.
-
-        Raises:
-            ValueError: It was damaged on disk.
-        """
-        return unpack(self.packed)
-
-
 class Views:
     """What all clients saw of all files.
 
@@ -100,7 +80,7 @@ class Views:
         self._now_ns = now_ns
         self._lock = Lock()
         self._blocks: LRUCache[str, _BlockViews] = LRUCache(BLOCKS)
-        self._contents: LRUCache[str, _Kept] = LRUCache(CONTENT_BYTES, len)
+        self.contents = KeptContents()
         self._changed: set[str] = set()
         self._wakes = Event()
         self._thread: Thread | None = None
@@ -166,19 +146,21 @@ class Views:
             times[leaf] = max(times.pop(leaf, 0), saved_ns)
             self._note_change(file)
 
-    def keep(self, etag: str, content: bytes) -> Callable[[], bytes]:
-        """Keep a content as long as there is room; return what returns it."""
-        kept = self.kept(etag)
-        if kept is None:
-            kept = _Kept(pack(content))
-            with self._lock, suppress(ValueError):  # larger than all the room
-                self._contents[etag] = kept
-        return kept
-
-    def kept(self, etag: str) -> Callable[[], bytes] | None:
-        """Return what returns a content that was kept; None if it was not."""
+    def has_loaded(self, file: str, etag: str) -> bool:
+        """Return whether a client has a content of a file in its view."""
         with self._lock:
-            return self._contents.get(etag)
+            return etag in self._seen(file)
+
+    def drop_unseen(self, file: str) -> None:
+        """Drop the contents of a file that no client sees any more, and which are not kept yet."""
+        with self._lock:
+            seen = self._seen(file)
+        self.contents.drop(file, seen)
+
+    def _seen(self, file: str) -> set[str]:
+        block, leaf = _split(file)
+        views = (files[leaf] for files in self._block(block).clients.values() if leaf in files)
+        return {etag for one in views for chain in one.chains for etag in (chain.tip, chain.before)}
 
     def close(self) -> None:
         """Write what is not on disk yet."""
@@ -220,6 +202,7 @@ class Views:
     def _save(self) -> None:
         if self._directory is None:
             return
+        self.contents.pack_waiting()
         with self._lock:
             stored = [self._stored(block) for block in self._changed if block in self._blocks]
             self._changed.clear()
@@ -236,7 +219,7 @@ class Views:
         packed: dict[str, bytes] = {}
         for files in reversed(views.clients.values()):
             for chain in (chain for one in files.values() for chain in one.chains):
-                kept = self._contents.get(chain.tip) if chain.is_own else None
+                kept = self.contents.packed(chain.tip) if chain.is_own else None
                 if kept is not None and chain.tip not in packed and len(kept) <= left:
                     left -= len(kept)
                     packed[chain.tip] = kept.packed
@@ -273,11 +256,8 @@ class Views:
             return _BlockViews()
         if stored.block != block:
             return _BlockViews()
-        kept = {etag: _Kept(content) for etag, content in stored.packed.items()}
-        kept |= {etag: _Kept(pack(text.encode())) for etag, text in stored.contents.items()}
-        for etag, one in kept.items():
-            with suppress(ValueError):  # larger than all the room
-                self._contents[etag] = one
+        texts = ((etag, pack(text.encode())) for etag, text in stored.contents.items())
+        self.contents.add_packed([*stored.packed.items(), *texts])
         return stored.views
 
     def _path(self, block: str) -> Path:

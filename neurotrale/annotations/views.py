@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from neurotrale.annotations.chains import Chain
-from neurotrale.annotations.merge import Edit, Seen, edit_between
+from neurotrale.annotations.edits import Edit, edit_between
+from neurotrale.annotations.seen import Seen
 
 LEAVING_NS = 10 * 10**9  # a client that has left a slice may repeat its last save for so long
 
@@ -151,9 +152,9 @@ def ranked_guesses(body: Seen, tips: Sequence[Tip]) -> list[Guess]:
     """Return where a save may have come from, the nearest first."""
     edits = [tip.edit(body) for tip in tips]
     new = [{*edit.added, *edit.changed} for edit in edits]
-    known = set[str]().union(*(body.texts.keys() - ids for ids in new))
     guesses = [
-        Guess(tip, edit, len(known & ids)) for tip, edit, ids in zip(tips, edits, new, strict=True)
+        Guess(tip, edit, sum(any(id_ not in other for other in new) for id_ in ids))
+        for tip, edit, ids in zip(tips, edits, new, strict=True)
     ]
     if not body.texts:  # the smallest tip is not the likeliest
         return sorted(guesses, key=lambda guess: -guess.tip.chain.at_ns)

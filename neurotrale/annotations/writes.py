@@ -16,7 +16,6 @@ from typing import Protocol
 from neurotrale.annotations.changes import AppliedChange, Before, Change, WriteContext
 from neurotrale.annotations.contents import document_of
 from neurotrale.annotations.diff import hunks_between
-from neurotrale.annotations.document import Document
 from neurotrale.annotations.index import Index
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.restore import (
@@ -61,10 +60,16 @@ class FileWriter:
     Args:
         changes: Changes files.
         views: What clients saw of them.
+        before: Called with the path of a file, relative to the data root, before it is changed.
     """
 
-    def __init__(self, changes: FileChanges, views: Views | None = None) -> None:
-        self.changes, self.views = changes, views or Views(None)
+    def __init__(
+        self,
+        changes: FileChanges,
+        views: Views | None = None,
+        before: Callable[[str], None] = lambda filename: None,
+    ) -> None:
+        self.changes, self.views, self.before = changes, views or Views(None), before
         changes.bursts.loaded = self.views.loaded
 
     def saw(self, viewer: Viewer, file: str, etag: str, arrived_ns: int) -> None:
@@ -119,6 +124,7 @@ class FileWriter:
             BusyError, ReadOnlyError, DiskFullError: None of them was applied.
         """
         file = requests[0].file
+        self.before(file.display_path)
         planned = [
             _Planned(request, is_wanted)
             for request, is_wanted in zip(
@@ -181,18 +187,16 @@ class _Planned:
 
     def put(self, before: Before) -> Change:
         context, body = self.request.context, self.request.body
-        new = Document.parse(body)
         assert self.saves is not None
         self.saves.begin(id(self))
+        new = self.saves.parse(context, before, body)
         context.preconditions.check(before)
         content = before.content
         is_merged = context.viewer is not None and not context.preconditions.match
         if content is None or content.document is None or not is_merged:
-            old = b"" if content is None else content.body
-            creates = not is_merged or len(new.index) > 0
+            creates = not is_merged or bool(new.texts)
             if content is not None or creates:
-                self.saves.replace(context, body)
-                return Change("put", hunks_between(old, body), new.index, ())
+                return self.saves.replace(context, content, new)
             return Change("put", (), creates=False)  # the viewer leaves a slice that has no file
         change = self.saves.merge(context, before, new)
         self.newly_held, self.notes = change.newly_held, change.notes

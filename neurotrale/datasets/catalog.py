@@ -8,6 +8,7 @@ from contextlib import suppress
 from neurotrale.annotations.activity import ActivityLog
 from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.chunks.store import Chunks
+from neurotrale.datasets.dataset_ids import DatasetIds
 from neurotrale.datasets.review_progress import ReviewProgress
 from neurotrale.datasets.sample import coarsest
 from neurotrale.datasets.thumbnail import Rendering, Thumbnails
@@ -70,9 +71,11 @@ class Catalog:
     Args:
         chunks: The chunks of all datasets.
         annotation_files: Finds annotation files.
+        ids: The identities of the datasets.
     """
 
-    def __init__(self, chunks: Chunks, annotation_files: AnnotationFiles) -> None:
+    def __init__(self, chunks: Chunks, annotation_files: AnnotationFiles, ids: DatasetIds) -> None:
+        self.ids = ids
         self.files = chunks.files
         self.data_root = chunks.files.data_root
         self.infos = chunks.infos
@@ -96,6 +99,7 @@ class Catalog:
             annotations = {**counts.summary(), "held": self.activity.held_removals(dataset)}
         return {
             "name": "/".join(dataset),
+            "identity": self.ids.of(dataset).summary(),
             "volume": self._volume(dataset, info) if info is not None else None,
             "annotations": annotations,
             "preview": self.preview_file(dataset) is not None

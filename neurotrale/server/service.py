@@ -72,8 +72,7 @@ def watch_tokens(token_file: Path | None) -> Iterator[TokenWatch | None]:
 
 log = logging.getLogger(__name__)
 
-# The bodies of writes that wait in one worker.
-PARKED_BYTES = 2**29
+PARKED_BYTES = 2**29  # the bodies of writes that wait in one worker
 
 
 @dataclass(frozen=True, slots=True)

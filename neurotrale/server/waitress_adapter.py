@@ -282,6 +282,14 @@ class _AppTask(WSGITask):  # type: ignore[misc]
             for piece in pieces:
                 super().write(piece)
 
+    def set_close_on_finish(self) -> None:
+        """Close the connection after the answer, but not because it has no body, such as a 304."""
+        http, request = self.channel.http, self.request
+        is_asked = request.headers.get("CONNECTION", "").lower() == "close"
+        is_last = is_asked or http.is_closing or request.refusal is not None
+        if self.has_body or self.version != "1.1" or is_last:
+            super().set_close_on_finish()
+
     def build_response_header(self) -> bytes:
         """Add ``Connection: close`` when this worker is stopping, or a body is not received."""
         http: HttpServer = self.channel.http

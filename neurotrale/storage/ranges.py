@@ -81,6 +81,16 @@ class FileRange:
         """
         return blocks_of(self.file.descriptor, self.start, self.stop)
 
+    def read(self) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            ShortFileError: They are no longer all there.
+        """
+        read = os.pread(self.file.descriptor, len(self), self.start)
+        rest = FileRange(self.file, self.start + len(read), self.stop)
+        return b"".join([read, *rest.blocks()]) if len(rest) else read
+
     def copy_to(self, target: int) -> None:
         """Write the bytes to another open file, from its position on.
 
@@ -137,7 +147,10 @@ class LargeBytes:
         if self._whole is not None:
             return self._whole[range_]
         start, stop, _ = range_.indices(len(self))
-        return b"".join(block for piece in self.range(start, stop) for block in blocks_in(piece))
+        found = self.range(start, stop)
+        if len(found) == 1 and isinstance(found[0], FileRange):  # at once, without a copy
+            return found[0].read()
+        return b"".join(block for piece in found for block in blocks_in(piece))
 
     def range(self, start: int, stop: int) -> list[Piece]:
         """Return what a range of the bytes consists of."""

@@ -235,7 +235,7 @@ def check_owner(path: Path, owner: int, file: Path) -> None:
         return
     if is_mapped("uid", owner):
         with suppress(FileNotFoundError):
-            if owner in (directory.st_uid, place.status(name).st_uid):
+            if owner == directory.st_uid or owner == place.status(name).st_uid:
                 return
     elif directory.st_uid == os.geteuid() or not is_mapped("uid", directory.st_uid):
         return  # such as the journals that a container run by root has left behind

@@ -9,6 +9,7 @@ from typing import Any, cast
 import falcon
 from falcon.routing import CompiledRouter
 
+from neurotrale.annotations.change_feed import ChangeFeed
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.history import AnnotationHistory
 from neurotrale.annotations.index_files import IndexFiles
@@ -20,6 +21,7 @@ from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.writes import AnnotationWriter, FileWriter
 from neurotrale.chunks.store import Chunks
 from neurotrale.datasets.catalog import Catalog
+from neurotrale.datasets.dataset_ids import DatasetIds
 from neurotrale.layers.sources import LayerSources
 from neurotrale.layers.spatial_index import CoordinateSpaces
 from neurotrale.locking.locks import Locks
@@ -43,6 +45,7 @@ from neurotrale.web.resources.api import (
     HealthResource,
     MetricsResource,
 )
+from neurotrale.web.resources.changes import ChangesResource
 from neurotrale.web.resources.chunks import ChunkResource, ChunkSender, TiffResource
 from neurotrale.web.resources.datasets import (
     DatasetResource,
@@ -156,7 +159,8 @@ def create_app(
         ],
     )
     add_error_handlers(app)
-    catalog = Catalog(chunks, annotation_files)
+    ids = DatasetIds(data_root, may_write=not settings.read_only, share=share)
+    catalog = Catalog(chunks, annotation_files, ids)
     layers = Layers(LayerSources(annotation_files, spaces, settings.shelf), compressor)
     add_routes(
         app,
@@ -187,6 +191,7 @@ def create_app(
             ),
             AnnotationResource(store, settings.max_body_bytes, settings.guard, compressor, spaces),
             HistoryResource(annotation_files, history),
+            ChangesResource(ChangeFeed(annotation_files, contents), compressor),
             RevisionResource(annotation_files, history),
             RestoreResource(annotation_files, history),
             HeldResource(annotation_files, history),
@@ -222,7 +227,9 @@ def create_writer(settings: AppSettings) -> FileWriter:
     locks = Locks(settings.lock, settings.lock_timeout_s, share=share, claims=WriterClaims())
     locks.check(data_root.root)
     contents = Contents(IndexFiles(settings.shelf, settings.root))
-    return FileWriter(FileChanges(locks, contents, share=share), Views(data_root.root))
+    ids = DatasetIds(data_root, may_write=True, share=share)
+    changes = FileChanges(locks, contents, share=share)
+    return FileWriter(changes, Views(data_root.root), ids.keep)
 
 
 def _document(app: App, router: OrderedRouter, *, tokens: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from types import MappingProxyType
 
-from falcon import Request
+from falcon import HTTPInvalidParam, Request
 
 from neurotrale.annotations.changes import parse_time
 from neurotrale.errors import BadInputError
@@ -28,6 +28,8 @@ VIEWER_HEADERS = (
     "Sec-Fetch-User",
 )
 """The request headers that identify a viewer; so does a session in the path."""
+
+MAX_NUMBER = 2**53
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """The methods that change nothing."""
@@ -209,3 +211,24 @@ def time_parameter(req: Request, name: str) -> str | None:
     """
     text = req.get_param(name)
     return parse_time(text, name) if text else None
+
+
+def number_parameter(
+    req: Request, name: str, minimum: int = 0, maximum: int = MAX_NUMBER
+) -> int | None:
+    """Return a number from the query; None if it is absent.
+
+    Raises:
+        BadInputError: It is not a number of this range.
+    """
+    try:
+        return req.get_param_as_int(name, min_value=minimum, max_value=maximum)
+    except HTTPInvalidParam as error:
+        raise BadInputError(
+            f"{name}={req.get_param(name)!r} is not a number from {minimum} to {maximum}."
+        ) from error
+
+
+def flag_parameter(req: Request, name: str) -> bool:
+    """Return whether the query has a parameter, with a value that means yes or without one."""
+    return req.get_param_as_bool(name, blank_as_true=True) or False

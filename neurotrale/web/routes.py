@@ -23,6 +23,7 @@ from neurotrale.web.resources.api import (
     HealthResource,
     MetricsResource,
 )
+from neurotrale.web.resources.changes import ChangesResource
 from neurotrale.web.resources.chunks import ChunkResource, TiffResource
 from neurotrale.web.resources.datasets import (
     DatasetResource,
@@ -166,11 +167,13 @@ ROUTES = (
     Row("/index.html", IndexResource),
     Row(_FILE, AnnotationResource, _annotation),
     Row(f"{_FILE}/history", HistoryResource, _annotation),
+    Row(f"{_FILE}/changes", ChangesResource, _annotation),
     Row(f"{_FILE}/restore", RestoreResource, _annotation),
     Row(f"{_FILE}/held", HeldResource, _annotation),
     Row(f"{_FILE}/history/{{revision}}", RevisionResource, _revision),
     Row(_AT, AnnotationResource, _annotation, POSITION),
     Row(f"{_AT}/history", HistoryResource, _annotation, POSITION),
+    Row(f"{_AT}/changes", ChangesResource, _annotation, POSITION),
     Row(f"{_AT}/restore", RestoreResource, _annotation, POSITION),
     Row(f"{_AT}/held", HeldResource, _annotation, POSITION),
     Row(f"{_AT}/history/{{revision}}", RevisionResource, _revision, POSITION),

@@ -122,6 +122,39 @@ _HISTORY: Json = {
     },
 }
 
+_NOTICE = _object(
+    {key: _CHANGE[key] for key in ("revision", "at", "by", "from", "operation", "session")}
+    | {"saves": _of("integer", description="How many saves it stands for: a drag is one change.")}
+    | {"etag": _of("string", nullable=True, description="Of the file after the change.")}
+    | dict.fromkeys(("added", "changed", "removed"), _TEXTS)
+    | {
+        "held": {**_TEXTS, "description": "The first few whose removal is held back after it."},
+        "kept": _CHANGE["kept"],
+        "cut": _of("boolean", description="The ids are left out: load the file again."),
+    }
+)
+_CHANGES: Json = {
+    "type": "object",
+    "required": ["filename", "last", "etag", "outside", "reset", "more", "changes"],
+    "properties": {
+        "filename": _TEXT,
+        "last": _of("integer", minimum=0, description="The next `since`."),
+        "etag": _of("string", nullable=True, description="Of the file now; null: there is none."),
+        "outside": _of("boolean", description="Another program has written the file since."),
+        "reset": _of("boolean", description="The journal does not tell: load the file again."),
+        "reason": _of("string", description="Why, if `reset`."),
+        "more": _of("boolean", description="There are more changes already: ask at once."),
+        "changes": _array(_NOTICE, description="Oldest first."),
+        "annotations": {
+            "type": "object",
+            "description": "By id, those that the changes touched and that are in the file now.",
+            "additionalProperties": _object(
+                {"etag": _TEXT, "annotation": {"$ref": "#/components/schemas/Annotation"}}
+            ),
+        },
+    },
+}
+
 _MINE = _object(
     {
         "session": _of("string", description="Label of the viewer."),
@@ -182,6 +215,13 @@ _VOLUME: Json = {
         "voxel_nm": _LENGTHS,
     },
 }
+_IDENTITY = _object(
+    {
+        "id": _of("string", description="The same as long as the dataset is not copied."),
+        "derived": _of("boolean", description="No id could be stored; this one may change."),
+        "copied_from": _of("string", nullable=True, description="Id of what this is a copy of."),
+    }
+)
 _KIND = _object({"anntype": _TEXT, "type": _TEXT, "count": _COUNT, "reviewed": _COUNT})
 _ANNOTATIONS = _object(
     {
@@ -227,9 +267,16 @@ SCHEMAS: dict[str, Json] = {
     ),
     "Annotation": _ANNOTATION,
     "History": _HISTORY,
+    "Changes": _CHANGES,
     "Mine": _MINE,
     "Dataset": _object(
-        {"name": _TEXT, "volume": _VOLUME, "annotations": _ANNOTATIONS, "preview": _FLAG}
+        {
+            "name": _TEXT,
+            "identity": _IDENTITY,
+            "volume": _VOLUME,
+            "annotations": _ANNOTATIONS,
+            "preview": _FLAG,
+        }
     ),
     "Layers": _LAYERS,
     "Origin": _object(

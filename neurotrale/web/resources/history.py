@@ -13,14 +13,18 @@ from neurotrale.annotations.paths import AnnotationFiles
 from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.errors import BadInputError
 from neurotrale.storage.names import AnnotationName
-from neurotrale.web.requests import time_parameter
+from neurotrale.web.requests import (
+    MAX_NUMBER,
+    flag_parameter,
+    number_parameter,
+    time_parameter,
+)
 from neurotrale.web.resources.annotations import JSON, optional_id, resolve_block
 from neurotrale.web.responses import send_written
 from neurotrale.web.viewers import write_context
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 10_000
-MAX_NUMBER = 2**53
 DEFAULT_IDS = 20
 """Ids of each kind listed per change by default: one save may touch millions."""
 
@@ -63,15 +67,15 @@ class HistoryResource(_FileResource):
             id_=optional_id(req),
             since=time_parameter(req, "since"),
             until=time_parameter(req, "until"),
-            before=_number(req, "before"),
+            before=number_parameter(req, "before"),
             by=req.get_param("by") or None,
             session=req.get_param("session") or None,
-            navigation=_flag(req, "navigation"),
+            navigation=flag_parameter(req, "navigation"),
         )
-        limit = _number(req, "limit", minimum=1, maximum=MAX_PAGE_SIZE) or DEFAULT_PAGE_SIZE
+        limit = number_parameter(req, "limit", minimum=1, maximum=MAX_PAGE_SIZE)
         max_ids = _max_ids(req)
         file = self.files.recorded(name)
-        page = self.history.page(file, changes, limit)
+        page = self.history.page(file, changes, limit or DEFAULT_PAGE_SIZE)
         media: dict[str, object] = {
             "filename": file.display_path,
             "changes": [_change(entry, applied, max_ids) for entry, applied in page.changes],
@@ -134,8 +138,8 @@ class RestoreResource(_FileResource):
         responses: {200: Stored, 201: Stored, 409: Conflict, 415: UnsupportedMediaType}
         """
         context, file = write_context(req), self.files.recorded(name)
-        revision, id_ = _number(req, "revision"), optional_id(req)
-        removed, reverted = _flag(req, "removed"), _flag(req, "reverted")
+        revision, id_ = number_parameter(req, "revision"), optional_id(req)
+        removed, reverted = flag_parameter(req, "removed"), flag_parameter(req, "reverted")
         by, session = req.get_param("by") or None, req.get_param("session") or None
         since = time_parameter(req, "since")
         is_one = id_ is not None or revision is not None
@@ -191,7 +195,7 @@ class HeldResource(_FileResource):
                     application/json:
                         schema: {type: array, items: {$ref: '#/components/schemas/Annotation'}}
         """
-        revision = _number(req, "navigation", minimum=1)
+        revision = number_parameter(req, "navigation", minimum=1)
         held = self.history.held_removals(self.files.existing(name), revision)
         resp.data = b"[" + b",".join(held) + b"]"
         resp.content_type = JSON
@@ -210,23 +214,10 @@ class HeldResource(_FileResource):
         """
         id_ = optional_id(req)
         file = self.files.existing(name)
-        revision = _number(req, "navigation", minimum=1)
+        revision = number_parameter(req, "navigation", minimum=1)
         ids = [] if id_ is None else [id_]
         written = self.history.confirm(file, ids, write_context(req), revision)
         send_written(resp, written, {"filename": written.filename})
-
-
-def _number(req: Request, name: str, minimum: int = 0, maximum: int = MAX_NUMBER) -> int | None:
-    try:
-        return req.get_param_as_int(name, min_value=minimum, max_value=maximum)
-    except falcon.HTTPInvalidParam as error:
-        raise BadInputError(
-            f"{name}={req.get_param(name)!r} is not a number from {minimum} to {maximum}."
-        ) from error
-
-
-def _flag(req: Request, name: str) -> bool:
-    return req.get_param_as_bool(name, blank_as_true=True) or False
 
 
 def _max_ids(req: Request) -> int:
@@ -234,7 +225,7 @@ def _max_ids(req: Request) -> int:
     if req.get_param("ids") == "all":
         return MAX_NUMBER
     try:
-        number = _number(req, "ids")
+        number = number_parameter(req, "ids")
     except BadInputError as error:
         raise BadInputError(
             f"ids={req.get_param('ids')!r} is neither a number nor 'all'."
