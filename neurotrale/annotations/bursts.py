@@ -23,7 +23,7 @@ from neurotrale.annotations.changes import JournalTail
 from neurotrale.annotations.contents import recorded_stamp
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import NewRecord
-from neurotrale.locking.held import HeldLock
+from neurotrale.locking.held import HeldLock, LockLostError
 from neurotrale.locking.locks import Locks
 
 log = logging.getLogger(__name__)
@@ -159,8 +159,14 @@ class Bursts:
                     with self._guard:
                         burst = self._open.pop(path)
                     self._record(path, burst, lock)
-        except Exception:  # the next writer of the file does it
-            log.exception("the end of a burst of saves of %s could not be recorded", path)
+        except Exception as error:  # the next writer of the file does it
+            is_expected = isinstance(error, (OSError, LockLostError, LookupError, ValueError))
+            log.warning(
+                "the end of a burst of saves of %s is left to its next change: %s",
+                path,
+                error,
+                exc_info=not is_expected,
+            )
             with self._guard:
                 self._open.pop(path, None)
 
