@@ -8,9 +8,6 @@ own (`neurotrale.annotations.journal.Journal.burst_path`) until the burst has en
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
-from typing import get_origin
-
-import msgspec
 
 from neurotrale.annotations.document import Hunk
 from neurotrale.annotations.journal_records import FORMAT, JournalEntry, NewRecord
@@ -18,15 +15,6 @@ from neurotrale.annotations.journal_records import FORMAT, JournalEntry, NewReco
 FIRST_FORMAT = 3
 """Records of this format and later may begin a burst: versions that know no bursts refuse to write
 after them."""
-
-
-_OF_CHANGES = {"added", "changed", "removed", "held_removals", "intents"}
-_ASKED = [
-    field.name
-    for field in msgspec.structs.fields(JournalEntry)
-    if get_origin(field.type) is list and field.name not in _OF_CHANGES
-]
-"""Lists of what requests asked for: the record of a burst has those of all of them."""
 
 
 def continues(last: NewRecord, new: NewRecord) -> bool:
@@ -99,11 +87,7 @@ def folded(
 
 def _one_of(run: Sequence[NewRecord]) -> NewRecord:
     first, last = run[0], run[-1]
-    asked = {
-        name: [one for record in run for one in getattr(record.entry, name)] for name in _ASKED
-    }
     whole = last.but(
-        **asked,
         covers=first.entry.first_covered,
         began=first.entry.began or first.entry.at,
         old=first.entry.old,
@@ -111,6 +95,7 @@ def _one_of(run: Sequence[NewRecord]) -> NewRecord:
         first=0,
         intent="",
         intents=[intent for record in run for intent in record.entry.all_intents],
+        operations=[operation for record in run for operation in record.entry.operations],
         save=first.entry.save,
         format=FORMAT,
     )
