@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from neurotrale.annotations.bursts import REST_S
 from neurotrale.annotations.changes import Author, WriteContext
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.history import AnnotationHistory
@@ -16,6 +19,7 @@ from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.annotations.transaction import FileChanges
+from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.locking.filesystems import LockSetting
 from neurotrale.locking.locks import Locks
@@ -37,12 +41,14 @@ class Stores:
         store: Reads and writes ``NAME``.
         past: Its history.
         place: Where it is.
+        writer: Makes the changes.
     """
 
     root: Path
     store: AnnotationStore
     past: AnnotationHistory
     place: AnnotationFile
+    writer: FileWriter
 
     @property
     def file(self) -> Path:
@@ -69,18 +75,23 @@ def open_stores(
     *,
     make: bool = True,
     share: bool = True,
+    rest_s: float = REST_S,
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    views: Views | None = None,
 ) -> Stores:
     """Open the stores on a data root, which gets the directory of one block when it is new."""
     places, contents = AnnotationFiles(DataRoot(root), share=share), Contents()
     path = root / "brain" / "annotations" / "x0y0z0" / NAME.leaf
     if make:
         path.parent.mkdir(parents=True, exist_ok=True)
-    writer = FileWriter(FileChanges(Locks(lock, timeout_s, share=share), contents, share=share))
+    locks = Locks(lock, timeout_s, share=share)
+    writer = FileWriter(FileChanges(locks, contents, now, share=share, rest_s=rest_s), views)
     return Stores(
         root,
         AnnotationStore(places, contents, writer),
         AnnotationHistory(contents, writer),
         AnnotationFile(path, "brain/annotations/x0y0z0/fibers.json"),
+        writer,
     )
 
 

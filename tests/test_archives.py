@@ -31,6 +31,7 @@ from neurotrale.annotations.compaction import Compaction
 from neurotrale.annotations.contents import Content, Contents
 from neurotrale.annotations.corrections import file_corrections
 from neurotrale.annotations.discarding import Discarding
+from neurotrale.annotations.earlier_contents import NoHistoryError, content_at
 from neurotrale.annotations.history import AnnotationHistory
 from neurotrale.annotations.journal import HEAD_BYTES
 from neurotrale.annotations.journal_records import FORMAT, JournalEntry, number_of
@@ -40,7 +41,7 @@ from neurotrale.annotations.restore import (
     restored_reverts,
     undone_changes,
 )
-from neurotrale.annotations.revisions import ChangeFilter, NoHistoryError, content_at
+from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.viewers import Viewer
@@ -75,6 +76,7 @@ def clocked(root: Path) -> Stores:
         AnnotationStore(stores.store.files, contents, writer),
         AnnotationHistory(contents, writer),
         stores.place,
+        writer,
     )
 
 

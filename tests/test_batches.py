@@ -19,14 +19,16 @@ from hypothesis import strategies as st
 
 from neurotrale.annotations.changes import Author, Preconditions, WriteContext
 from neurotrale.annotations.contents import Contents, etag_of
+from neurotrale.annotations.earlier_contents import content_at
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import JournalEntry
-from neurotrale.annotations.revisions import ChangeFilter, content_at
+from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import ChangedError, DiskFullError, MissingError
 from neurotrale.locking.locks import Locks
+from neurotrale.storage.cache import Stamp
 from tests.examples import examples
 from tests.stores import ANN, IN_MEMORY, Stores, annotation, array, open_stores
 from tests.test_crash import Killer

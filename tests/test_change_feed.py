@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from neurotrale.annotations.change_feed import ChangeFeed
 from neurotrale.annotations.changes import Author, WriteContext
 from neurotrale.annotations.contents import Contents, etag_of
+from neurotrale.annotations.earlier_contents import content_at
 from neurotrale.annotations.feed_pages import MOST_IDS
 from neurotrale.annotations.feed_records import FeedQuery
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import ContentState, JournalEntry, NewRecord
 from neurotrale.annotations.paths import AnnotationFiles
-from neurotrale.annotations.revisions import content_at
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import DamagedError
 from neurotrale.storage.cache import Stamp

@@ -31,7 +31,8 @@ import pytest
 import neurotrale
 from neurotrale.annotations.changes import Author, WriteContext
 from neurotrale.annotations.contents import Contents
-from neurotrale.annotations.revisions import ChangeFilter, content_at
+from neurotrale.annotations.earlier_contents import content_at
+from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import BusyError, MissingError
 from neurotrale.locking.filesystems import LockKind
@@ -54,7 +55,10 @@ WATCHED = {
         "annotations/batch.py",
         "annotations/compaction.py",
         "annotations/discarding.py",
+        "annotations/burst_records.py",
+        "annotations/bursts.py",
         "annotations/contents.py",
+        "annotations/first_content.py",
         "annotations/transaction.py",
         "locking/locks.py",
         "storage/atomic.py",

@@ -28,7 +28,7 @@ A, B, C = (line.strip(b" ,") for line in FIRST.splitlines()[1:4])
 
 HISTORY = {
     "revision", "at", "by", "from", "operation", "applied", "added", "changed", "removed", "kept",
-    "held", "counts", "session", "conflicts", "ignored", "stale",
+    "held", "counts", "session", "conflicts", "ignored", "stale", "saves", "began",
 }  # fmt: skip
 
 
@@ -134,6 +134,7 @@ def test_history_says_who_when_and_from_where(edited: Brain) -> None:
         restored = {"restored"} if change["operation"] == "restore" else set()
         assert change.keys() == HISTORY | restored
         assert change["by"] == change["from"] == "127.0.0.1"
+        assert (change["saves"], change["began"]) == (1, change["at"])
         at = datetime.fromisoformat(change["at"])
         assert at.utcoffset() == timedelta(0)
 

@@ -28,7 +28,8 @@ from neurotrale.annotations.changes import Author, Preconditions, WriteContext
 from neurotrale.annotations.compaction import Compaction
 from neurotrale.annotations.contents import etag_of
 from neurotrale.annotations.corrections import corrections
-from neurotrale.annotations.revisions import ChangeFilter, content_at
+from neurotrale.annotations.earlier_contents import content_at
+from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import ChangedError, DamagedError, MissingError
 from neurotrale.locking.locks import Locks

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 from neurotrale.annotations.changes import Author, WriteContext
 from neurotrale.annotations.contents import Content, Contents, etag_of
 from neurotrale.annotations.corrections import corrections
+from neurotrale.annotations.earlier_contents import content_at
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import FORMAT
 from neurotrale.annotations.paths import AnnotationFile
-from neurotrale.annotations.revisions import ChangeFilter, content_at
+from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.storage.atomic import temporary_path

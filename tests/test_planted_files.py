@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from neurotrale.annotations.first_content import FirstContent
 from neurotrale.errors import DamagedError
 from neurotrale.locking.probe import probe_lock
 from tests.brains import cli, error_of
@@ -167,6 +168,7 @@ THINGS: dict[str, Plant] = {
 things = pytest.mark.parametrize("thing", THINGS)
 
 JOURNAL, BASE, LOCK, TEMPORARY = ".{}.journal", ".{}.journal.base", ".{}.lock", ".{}.tmp"
+BURST = ".{}.burst"
 WRITES = ("put", "patch", "delete", "restore", "confirm")
 READS = ("history", "revision", "held")
 # Companion, whether there is a history already, and the requests that need the companion.
@@ -174,6 +176,8 @@ CASES: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "journal": (JOURNAL, True, (*READS, *WRITES)),
     "first-journal": (JOURNAL, False, (*READS, *WRITES)),
     "first-base": (BASE, False, ("put", "patch", "delete")),
+    "burst": (BURST, True, (*READS, *WRITES)),
+    "first-burst": (BURST, False, (*READS, *WRITES)),
     "lock": (LOCK, True, WRITES),
     "first-lock": (LOCK, False, WRITES),
     "temporary": (TEMPORARY, True, WRITES),
@@ -539,6 +543,6 @@ def test_base_is_what_was_read_even_when_the_file_is_swapped_before_it_is_kept(
     content = stores.store.contents.read(stores.file)
     stores.file.unlink()
     stores.file.symlink_to(secret)
-    stores.journal._save_base(content)
+    FirstContent(stores.file, stores.journal.base_path).save(content)
     assert stores.journal.base() == array(A)
     assert secret.stat().st_nlink == 1

@@ -125,7 +125,7 @@ class ActivityLog:
                 held_now = set(entry.held_removals)
             if entry.save.session != label:
                 continue
-            activity.saves += 1
+            activity.saves += entry.saves
             notes = entry.save
             newly_held = entry.newly_held - len(notes.stale)  # which are counted, too
             new = entry.held_removals[-newly_held:] if newly_held > 0 else []

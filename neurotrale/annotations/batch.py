@@ -225,7 +225,9 @@ class Batch:
 
     def _earlier(self, intent: str) -> JournalEntry | None:
         changes = until_damage(applied_changes(self.journal, self.before))
-        return next((one for one, applied in changes if applied and one.intent == intent), None)
+        return next(
+            (one for one, applied in changes if applied and intent in one.all_intents), None
+        )
 
 
 def record_of(
@@ -269,4 +271,25 @@ def record_of(
         save=notes if notes != NO_NOTES else NO_NOTES,  # the default, which a line leaves out
         format=FORMAT,
     )
-    return NewRecord(entry, change.hunks)
+    return NewRecord(entry, change.hunks, change.chain)
+
+
+def aborted_record(first: JournalEntry, last: JournalEntry, at: str) -> NewRecord:
+    """Return the record that marks others, which were written together, as aborted.
+
+    Args:
+        first: The first of them.
+        last: The last of them, and of the journal.
+        at: The time, see `format_time`.
+    """
+    entry = JournalEntry(
+        n=last.n + 1,
+        at=at,
+        op="void",
+        old=first.old,
+        new=first.old,
+        target=last.n,
+        format=FORMAT,
+        first=first.n if first.n != last.n else 0,
+    )
+    return NewRecord(entry)

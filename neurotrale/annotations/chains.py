@@ -73,6 +73,12 @@ class FileViews(msgspec.Struct):
     is_shared: bool = False
     ignored_ns: int = 0
 
+    @property
+    def loaded(self) -> set[str]:
+        """Hashes of the contents from which its next saves may come, and that others have made."""
+        tips = {one.tip for one in self.chains if not one.is_own}
+        return tips | {one.before for one in self.chains if not one.is_own_before}
+
     def load(self, tip: str, arrived_ns: int) -> None:
         """Record a load.
 

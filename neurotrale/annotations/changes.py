@@ -49,6 +49,7 @@ class Change:
         target: The record that the operation refers to; see `JournalEntry.target`.
         notes: What else the record tells.
         creates: Whether it creates a file that does not exist, even without hunks.
+        chain: See `neurotrale.annotations.journal_records.NewRecord`.
     """
 
     operation: Operation
@@ -59,6 +60,7 @@ class Change:
     target: int = 0
     notes: SaveNotes = NO_NOTES
     creates: bool = True
+    chain: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from neurotrale.annotations.index_files import IndexFiles
 from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.storage.cache import Stamp, VersionedCache
+from neurotrale.storage.directories import status_of
 from neurotrale.storage.ranges import FileRange, LargeBytes, OpenFile, Piece, blocks_in, blocks_of
 from neurotrale.storage.regular import open_regular_fd
 
@@ -157,6 +158,14 @@ def document_of(content: Content | None, display_path: str) -> Document:
             display_path, f"{content.parse_error}. Keep a copy of the file, then PUT a whole one."
         )
     return document
+
+
+def recorded_stamp(path: Path) -> str:
+    """Return the stamp of a file as journals record it; empty if it does not exist."""
+    try:
+        return Stamp.of(status_of(path)).recorded
+    except FileNotFoundError:
+        return ""
 
 
 class Contents:

@@ -15,6 +15,7 @@ import msgspec
 from neurotrale.annotations.archives import Archives, Checkpoint
 from neurotrale.annotations.compaction import Compaction, LockedJournal, write_archive
 from neurotrale.annotations.contents import Contents, etag_of
+from neurotrale.annotations.earlier_contents import NoHistoryError, content_at
 from neurotrale.annotations.folds import AuthorFolds
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import (
@@ -24,7 +25,6 @@ from neurotrale.annotations.journal_records import (
     parse_entry,
     parse_record,
 )
-from neurotrale.annotations.revisions import NoHistoryError, content_at
 from neurotrale.errors import ConflictError
 from neurotrale.locking.held import HeldLock
 from neurotrale.storage.atomic import create_file, fsync_directory

@@ -8,50 +8,49 @@ Other users may be able to write in the directory: if one of these names is not 
 that is an error; it is never followed, waited for or replaced. Backups made of hard links
 (``cp -al``) keep the journal as it was: one with several hard links is copied before it grows.
 
+While a viewer drags an annotation, its saves are recorded in ``.fibers.json.burst``. When the burst
+has ended, one record for all of them is appended to the journal, and that file is removed. Until
+then its records are the end of the journal; those that the journal has caught up with count no
+more.
+
 A record is durable before the file is replaced. So a crash leaves at worst a record whose change
 never took effect; the next writer marks it as aborted. A line torn by a crash is skipped.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
-from neurotrale.annotations.archives import Archives, first_number
+from neurotrale.annotations.burst_records import folded
 from neurotrale.annotations.contents import Content, etag_of
+from neurotrale.annotations.first_content import FirstContent
+from neurotrale.annotations.journal_files import JournalFiles
 from neurotrale.annotations.journal_records import (
     FORMAT,
     ContentState,
     JournalEntry,
     JournalRecord,
     NewRecord,
-    joined_blocks,
     number_of,
     parse_entry,
     parse_head,
     parse_record,
 )
+from neurotrale.annotations.pieces import joined_blocks
 from neurotrale.errors import ConflictError
-from neurotrale.storage.atomic import append, create_file, fsync_directory
-from neurotrale.storage.cache import Stamp
-from neurotrale.storage.directories import directory_of
-from neurotrale.storage.permissions import follow, permissions_of
-from neurotrale.storage.regular import (
-    is_regular,
-    lines_backwards,
-    open_companion,
-    open_regular_fd,
-    remove_regular,
-)
+from neurotrale.storage.atomic import append
+from neurotrale.storage.regular import lines_backwards, open_companion, remove_regular
 
 HEAD_BYTES = 2**20  # of a record are read when its hunks are not needed
 _HEAD = b'{"n":'  # of every journal
+
+Entry = TypeVar("Entry", bound=JournalEntry)
 
 
 class _Mark(msgspec.Struct, frozen=True):
@@ -61,28 +60,17 @@ class _Mark(msgspec.Struct, frozen=True):
 _marks = msgspec.json.Decoder(_Mark)
 
 
-class Journal:
+class Journal(JournalFiles):
     """The journal of one annotation file.
 
     Args:
         file: Path of the annotation file.
+        seen: Returns hashes of contents that stay revisions of their own, also within a burst.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.path = file.with_name(f".{file.name}.journal")
-        self.base_path = file.with_name(f".{file.name}.journal.base")
-        self.burst_path = file.with_name(f".{file.name}.burst")
-
-    @cached_property
-    def archives(self) -> Archives:
-        """The older records, which saves rarely look at."""
-        return Archives(self.file)
-
-    @property
-    def exists(self) -> bool:
-        """Whether the journal file exists."""
-        return is_regular(self.path)
+    def __init__(self, file: Path, seen: Callable[[], Container[str]] = frozenset) -> None:
+        super().__init__(file)
+        self.seen = seen
 
     def tail(self) -> tuple[JournalEntry | None, JournalEntry | None]:
         """Read the end of the journal; the caller holds the file's lock.
@@ -121,17 +109,43 @@ class Journal:
             return
 
     def append(self, *records: NewRecord) -> None:
-        """Append records and make them durable.
+        """Append records and make them durable; before them, the record of a burst that ends here.
+
+        Without records, only the burst ends; the caller knows that its last save took effect.
 
         Raises:
             OSError: The journal is unchanged.
         """
-        # A line torn by a writer that died is terminated first; the file is never truncated.
-        first = b"\n" if self._ends_torn() else b""
-        pieces = (piece for record in records for piece in record.line())
-        if append(self.path, joined_blocks(first, pieces), self.file, _HEAD):
-            self._follow_with_base()
+        aborted = {n for record in records for n in record.entry.aborts}
+        burst = self._burst_after_journal()
+        ended = folded(self._last_record(), burst, aborted, self.seen()) if burst else ()
+        if (all_records := [*ended, *records]) and self._append(self.path, all_records):
+            FirstContent(self.file, self.base_path).follow_file(
+                lambda state: any(entry.old == state for entry in self.entries())
+            )
             self.archives.follow_file()
+        if burst is not None:
+            # One that cannot be removed, or comes back after a power cut, counts no more.
+            with suppress(OSError):
+                remove_regular(self.burst_path)
+
+    def append_to_burst(self, *records: NewRecord) -> None:
+        """Append records to the burst file and make them durable.
+
+        Args:
+            records: Each continues the one before it, the first one the last record of all; see
+                `neurotrale.annotations.burst_records.continues`.
+
+        Raises:
+            OSError: The burst file is unchanged.
+        """
+        self._append(self.burst_path, records)
+
+    def _append(self, path: Path, records: Sequence[NewRecord]) -> bool:
+        # A line torn by a writer that died is terminated first; the file is never truncated.
+        first = b"\n" if self.ends_torn(path) else b""
+        pieces = (piece for record in records for piece in record.line())
+        return append(path, joined_blocks(first, pieces), self.file, _HEAD)
 
     def begin(self, records: Sequence[NewRecord], content: Content | None) -> None:
         """Save the content before the first effective record as the base, and append records.
@@ -143,51 +157,14 @@ class Journal:
         Raises:
             OSError: The journal is unchanged.
         """
-        self._save_base(content)
+        first = FirstContent(self.file, self.base_path)
+        first.save(content)
         try:
             self.append(*records)
         except BaseException:
             with suppress(OSError):
-                remove_regular(self.base_path)
+                first.remove()
             raise
-
-    def _save_base(self, content: Content | None) -> None:
-        remove_regular(self.base_path)
-        if content is None:
-            return
-        if not self._link_base(content):  # no hard links on this file system, or not permitted
-            create_file(self.base_path, [content.body], like=self.file)
-        fsync_directory(self.base_path.parent)
-
-    def _link_base(self, content: Content) -> bool:
-        """Hard-link the base to the file; return False if the file is not the one that was read."""
-        try:
-            directory, name = directory_of(self.file)
-            directory.link(name, self.base_path.name)
-        except OSError:
-            return False
-        if self._is_base(content):
-            return True
-        directory.unlink(self.base_path.name)
-        return False
-
-    def _is_base(self, content: Content) -> bool:
-        try:
-            descriptor = open_regular_fd(self.base_path)
-        except OSError:
-            return False
-        try:
-            return Stamp.of(os.fstat(descriptor)).recorded == content.stamp.recorded
-        finally:
-            os.close(descriptor)
-
-    def _follow_with_base(self) -> None:
-        """Let those read the base who may read the file now, if it surely is the base."""
-        with suppress(OSError), open_companion(self.base_path, self.file) as base:
-            body = base.read()
-            state = ContentState(len(body), etag_of(body))
-            if any(entry.old == state for entry in self.entries()):
-                follow(base.fileno(), permissions_of(self.file))
 
     def base(self, state: ContentState | None = None) -> bytes | None:
         """Return the content before the first change that is recorded; None if it is not there.
@@ -196,31 +173,34 @@ class Journal:
             state: The content that the first record replaced; None for whatever is there.
         """
         for path in (self.archives.next_base_path, self.base_path):
-            with suppress(FileNotFoundError), open_companion(path, self.file) as base:
-                body = base.read()
-                if state in (None, ContentState(len(body), etag_of(body))):
-                    return body
+            body = FirstContent(self.file, path).read()
+            if body is not None and state in (None, ContentState(len(body), etag_of(body))):
+                return body
         return None
 
-    def entries(self, before: int | None = None) -> Iterator[JournalEntry]:
+    def entries(self, before: int = sys.maxsize) -> Iterator[JournalEntry]:
         """Iterate over the records without their hunks, newest first.
 
         Args:
             before: Only records with a smaller number.
         """
-        last = 0
+        entries = _uncovered(self._entries(self._lines_backwards))
+        return (entry for entry in entries if entry.n < before)
+
+    def _entries(self, lines: Callable[[int], Iterator[bytes]]) -> Iterator[JournalEntry]:
+        before = last = 0
         for most_bytes in (HEAD_BYTES, sys.maxsize):
-            for line in self._lines_backwards(most_bytes, before):
+            for line in lines(most_bytes):
                 is_large = len(line) > HEAD_BYTES
                 entry = parse_head(line) if is_large else parse_entry(line)
                 if entry is None and is_large and most_bytes == HEAD_BYTES:
                     break  # it touches very many annotations, or is torn
-                if entry is not None and (before is None or entry.n < before):
+                if entry is not None and (not before or entry.n < before):
                     yield entry
                     last = entry.n
             else:
                 return
-            before = last or before
+            before = last
 
     def numbers(self, since: str | None, until: str | None = None) -> range:
         """Return the numbers of the records of a time.
@@ -242,48 +222,61 @@ class Journal:
 
     def records(self) -> Iterator[JournalRecord]:
         """Iterate over the whole records, newest first."""
-        for line in self._lines_backwards():
-            record = parse_record(line)
-            if record is not None:
-                yield record
+        return _uncovered(filter(None, map(parse_record, self._lines_backwards())))
 
     def records_forward(self) -> Iterator[JournalRecord]:
         """Iterate over the whole records, oldest first."""
-        for line in self._lines():
-            record = parse_record(line)
-            if record is not None:
-                yield record
+        last: JournalRecord | None = None
+        for record in self._all_forward():
+            if last is not None and not 0 < record.covers <= last.n:
+                yield last
+            last = record
+        if last is not None:
+            yield last
 
-    def _lines(self) -> Iterator[bytes]:
-        try:
-            journal = open_companion(self.path, self.file)
-        except FileNotFoundError:
-            yield from self.archives.lines(None)
-            return
-        # Opened before the archives are looked for, so that no record moves out of sight.
-        with journal:
-            yield from self.archives.lines(first_number(journal))
-            journal.seek(0)
-            yield from journal
+    # The burst file is opened before the journal: what its writer moves on meanwhile is read there.
 
-    def _lines_backwards(
-        self, most_bytes: int = sys.maxsize, before: int | None = None
-    ) -> Iterator[bytes]:
-        first: int | None = None
-        with suppress(FileNotFoundError), open_companion(self.path, self.file) as journal:
-            for line in lines_backwards(journal, most_bytes):
-                number = number_of(line)
-                first = number or first
-                if before is None or number < before:
+    def _all_forward(self) -> Iterator[JournalRecord]:
+        burst: list[bytes] = []
+        with suppress(FileNotFoundError), open_companion(self.burst_path, self.file) as file:
+            burst = list(file)  # of limited size
+        newest = 0
+        for record in filter(None, map(parse_record, self.lines())):
+            newest = max(newest, record.n)
+            yield record
+        yield from (one for one in filter(None, map(parse_record, burst)) if one.n > newest)
+
+    def _lines_backwards(self, most_bytes: int = sys.maxsize) -> Iterator[bytes]:
+        below = sys.maxsize
+        with suppress(FileNotFoundError), open_companion(self.burst_path, self.file) as burst:
+            newest = self._last_number()
+            for line in lines_backwards(burst, most_bytes):
+                if (number := number_of(line)) > newest:
                     yield line
-        yield from self.archives.lines_backwards(first, most_bytes, before)
+                    below = min(below, number)
+        yield from (line for line in self.lines_backwards(most_bytes) if number_of(line) < below)
 
-    def _ends_torn(self) -> bool:
+    def _last_number(self) -> int:
+        return next((entry.n for entry in self._entries(self.own_lines_backwards)), 0)
+
+    def _last_record(self) -> NewRecord | None:
+        return next(filter(None, map(NewRecord.parse, self.own_lines_backwards())), None)
+
+    def _burst_after_journal(self) -> list[NewRecord] | None:
+        """Return the records of the burst file that count; None if there is no such file."""
         try:
-            with open_companion(self.path, self.file) as journal:
-                if journal.seek(0, os.SEEK_END) == 0:
-                    return False
-                journal.seek(-1, os.SEEK_END)
-                return journal.read(1) != b"\n"
+            with open_companion(self.burst_path, self.file) as burst:
+                newest = self._last_number()
+                records = filter(None, map(NewRecord.parse, burst))
+                return [record for record in records if record.entry.n > newest]
         except FileNotFoundError:
-            return False
+            return None
+
+
+def _uncovered(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """Leave out records, newest first, in whose place there is the record of a burst."""
+    below = sys.maxsize
+    for entry in entries:
+        if entry.n < below:
+            yield entry
+            below = entry.covers or below

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import msgspec
@@ -63,8 +63,8 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     """A record without its hunks, for listing, searching and comparing.
 
     Attributes:
-        n: Number of the record in its journal, from 1.
-        at: Time, ISO 8601 in UTC.
+        n: Number of the record in its journal, from 1; of a burst, the number of its last save.
+        at: Time, ISO 8601 in UTC; of a burst, that of its last save.
         by: Author: the name that belongs to the token, or the client's address.
         source: The client's address.
         op: The operation; ``outside`` records a change that another program made to the file,
@@ -85,7 +85,9 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         covers: Number of the first of several saves that the record stands for, a burst; 0 for a
             record of its own. It takes the place of the record before it, if that has a number in
             this range.
+        began: Time of the first save of a burst.
         intent: The name that the writer gave the request; no other request has it.
+        intents: The names of all requests of a burst.
         operations: The requests that their clients gave operation ids.
         save: What else is known about the request.
         format: The format of the record, see `FORMAT`.
@@ -107,7 +109,9 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     target: int = 0
     first: int = 0
     covers: int = 0
+    began: str = ""
     intent: str = ""
+    intents: list[str] = []
     operations: list[KeyedOperation] = []
     save: SaveNotes = NO_NOTES
     format: int = 1
@@ -134,6 +138,11 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         """Number of the oldest record that this one must not be parted from; its own if none."""
         return min(self.first_covered, self.first or self.n, self.aborts.start or self.n)
 
+    @property
+    def all_intents(self) -> list[str]:
+        """The names of all requests that the record stands for."""
+        return [*self.intents, self.intent] if self.intent else self.intents
+
 
 class JournalRecord(JournalEntry, frozen=True, omit_defaults=True, kw_only=True):
     """A whole record.
@@ -159,14 +168,23 @@ class NewRecord:
     Attributes:
         entry: The record without its hunks.
         hunks: The hunks, whose text is made when it is written.
+        chain: The client of a save that may be part of a burst, and when the chain of its views
+            began that the save continues, 0 if that is not clear; it is not written.
     """
 
     entry: JournalEntry
     hunks: Sequence[Hunk] = ()
+    chain: tuple[str, int] | None = None
+
+    @classmethod
+    def parse(cls, line: bytes) -> NewRecord | None:
+        """Return the record of a line; None if the line is torn."""
+        entry, record = parse_entry(line), parse_record(line)
+        return None if entry is None or record is None else cls(entry, record.bytes_hunks())
 
     def but(self, **changes: Any) -> NewRecord:
-        """Return this record with some attributes changed."""
-        return NewRecord(msgspec.structs.replace(self.entry, **changes), self.hunks)
+        """Return this record with some attributes of its entry changed."""
+        return replace(self, entry=msgspec.structs.replace(self.entry, **changes))
 
     def line(self) -> Iterator[bytes]:
         """Iterate over the pieces of its line: a `JournalRecord` as JSON."""
@@ -216,18 +234,6 @@ def _as_base64(content: bytes) -> Iterator[bytes]:
 _encoder = msgspec.json.Encoder()
 _entries = msgspec.json.Decoder(JournalEntry)
 _records = msgspec.json.Decoder(JournalRecord)
-
-
-def joined_blocks(first: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Join the pieces of lines: a line that is not large is written at once."""
-    block, size = [first], len(first)
-    for piece in pieces:
-        block.append(piece)
-        size += len(piece)
-        if size >= PIECE_BYTES:
-            yield b"".join(block)
-            block, size = [], 0
-    yield b"".join(block)
 
 
 _NUMBER = re.compile(rb'\{"n":(\d+)[,}]')

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import randrange
 
 import msgspec
@@ -136,6 +136,18 @@ def decoded_pieces(content: bytes) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     for at in range(0, len(content), PIECE_BYTES):
         yield decoder.decode(content[at : at + PIECE_BYTES], at + PIECE_BYTES >= len(content))
+
+
+def joined_blocks(first: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Join the pieces of lines: a line that is not large is written at once."""
+    block, size = [first], len(first)
+    for piece in pieces:
+        block.append(piece)
+        size += len(piece)
+        if size >= PIECE_BYTES:
+            yield b"".join(block)
+            block, size = [], 0
+    yield b"".join(block)
 
 
 def _not_an_array(error: Exception) -> NotAnArrayError:

@@ -11,18 +11,13 @@ from neurotrale.annotations.changes import Before, Change
 from neurotrale.annotations.contents import Content, document_of
 from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import Document
+from neurotrale.annotations.earlier_contents import NoHistoryError, content_at, existed_at
 from neurotrale.annotations.fields import merge_annotation
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import JournalRecord
 from neurotrale.annotations.merge import rewritten
 from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.annotations.revisions import (
-    ChangeFilter,
-    NoHistoryError,
-    applied_changes,
-    content_at,
-    existed_at,
-)
+from neurotrale.annotations.revisions import ChangeFilter, applied_changes
 from neurotrale.annotations.spelling import Parsed, same_value
 from neurotrale.annotations.splice import set_fields
 from neurotrale.annotations.touched import changes_in, same

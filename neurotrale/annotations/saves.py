@@ -15,12 +15,12 @@ from neurotrale.annotations.changes import Before, Change, WriteContext
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.diff import diff_documents, replace_whole
 from neurotrale.annotations.document import Document
+from neurotrale.annotations.earlier_contents import content_with, recent_contents
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.meanings import Meaning, meaning_of, meaning_without_views
 from neurotrale.annotations.merge import MergedFile, merge_edit
 from neurotrale.annotations.paths import AnnotationFile
 from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.annotations.revisions import content_with, recent_contents
 from neurotrale.annotations.seen import Seen
 from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.viewers import SaveNotes, Viewer
@@ -156,6 +156,8 @@ class Saves:
             base="" if meaning.chain is None or not meaning.is_certain else meaning.chain.tip,
         )
         after = parse_like(file, merged.content)
+        is_plain = is_full and not merged.conflicts and not merged.replaced
+        began_ns = 0 if meaning.chain is None else meaning.chain.began_ns
         return Change(
             "put",
             diff_documents(file, after),
@@ -163,6 +165,7 @@ class Saves:
             held,
             newly_held=newly_held + len(stale),
             notes=notes,
+            chain=(viewer.key, began_ns) if is_plain else None,
         )
 
     def _meaning(

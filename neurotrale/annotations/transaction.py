@@ -10,17 +10,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from neurotrale.annotations.batch import Batch, PlannedChange, record_of
+from neurotrale.annotations.batch import Batch, PlannedChange, aborted_record, record_of
+from neurotrale.annotations.bursts import REST_S, Bursts
 from neurotrale.annotations.changes import AppliedChange, Change, JournalTail, format_time
-from neurotrale.annotations.contents import Content, Contents, FileChangedError
+from neurotrale.annotations.contents import Content, Contents, FileChangedError, recorded_stamp
 from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import StaleIndexError
+from neurotrale.annotations.earlier_contents import NoHistoryError, content_at
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.journal_records import ContentState, JournalEntry, NewRecord
 from neurotrale.annotations.operation_ids import OperationIds
-from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
+from neurotrale.annotations.revisions import is_pending
 from neurotrale.errors import (
     BusyError,
     ConflictError,
@@ -32,7 +35,7 @@ from neurotrale.locking.held import HeldLock, LockLostError
 from neurotrale.locking.locks import Locks
 from neurotrale.storage.atomic import replace_file, temporary_path
 from neurotrale.storage.cache import Stamp
-from neurotrale.storage.directories import directory_at, forget_directory, status_of
+from neurotrale.storage.directories import directory_at, forget_directory
 from neurotrale.storage.ranges import ShortFileError
 from neurotrale.storage.regular import remove_regular
 
@@ -96,6 +99,7 @@ class FileChanges:
         contents: Reads files.
         now: Returns the time for the records.
         share: Whether the group of a shared directory may use new files.
+        rest_s: For how many seconds a burst of saves rests before it has ended; 0 for no bursts.
     """
 
     def __init__(
@@ -105,9 +109,11 @@ class FileChanges:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         *,
         share: bool = True,
+        rest_s: float = REST_S,
     ) -> None:
         self._operation_ids = OperationIds()
         self.locks = locks
+        self.bursts = Bursts(locks, rest_s)
         self.contents = contents
         self._now = now
         self._share = share
@@ -134,7 +140,7 @@ class FileChanges:
             forget_directory(path.parent)
             with self.locks.hold(path, display_path) as lock:
                 try:
-                    return self._change_together(path, planned, lock)
+                    return self._change_together(path, display_path, planned, lock)
                 except _MADE_AGAIN as error:  # the next attempt marks its records as aborted
                     log.warning("%s: %s; the changes are made again", display_path, error)
                     self.contents.forget(path)
@@ -146,21 +152,26 @@ class FileChanges:
         )
 
     def _change_together(
-        self, path: Path, planned: Sequence[PlannedChange], lock: HeldLock
+        self, path: Path, display_path: str, planned: Sequence[PlannedChange], lock: HeldLock
     ) -> list[AppliedChange | Exception]:
         content = self._read(path)
-        journal = Journal(path)
+        journal = Journal(path, partial(self.bursts.loaded, display_path))
         try:
             tail = self._reconcile(journal, content)
         finally:
             self._stale_files.remove(path)
-        batch = Batch(journal, tail, content, format_time(self._now()), self._operation_ids)
+        now = self._now()
+        batch = Batch(journal, tail, content, format_time(now), self._operation_ids)
         for plan in planned:
             batch.add(plan)
         if content is not None and not batch.is_copy:
             content.check()
-        if batch.records:
-            self._write(batch, lock)
+        if records := batch.records:
+            may_go_on = records[-1].chain is not None
+            goes_on = may_go_on and self.bursts.goes_on(path, tail, records, now)
+            self._write(batch, lock, in_burst=goes_on)
+            if may_go_on:
+                self.bursts.note(path, display_path, records, now, goes_on=goes_on)
         return batch.results
 
     def _reconcile_file(self, path: Path) -> None:
@@ -172,13 +183,15 @@ class FileChanges:
         except FileNotFoundError:
             return None
 
-    def _write(self, batch: Batch, lock: HeldLock) -> None:
+    def _write(self, batch: Batch, lock: HeldLock, *, in_burst: bool) -> None:
         journal, records = batch.journal, batch.records
 
         def record() -> None:
             lock.check()
             _check_unchanged(journal.file, batch.before)
-            if batch.tail.applied is not None:
+            if in_burst:
+                journal.append_to_burst(*records)
+            elif batch.tail.applied is not None:
                 journal.append(*records)
             else:
                 journal.begin(records, batch.before)
@@ -219,7 +232,7 @@ class FileChanges:
             log.warning("%s: change %d was recorded but never applied", journal.file, last.n)
             entries = journal.entries()
             first = next((entry for entry in entries if entry.n == (last.first or last.n)), last)
-            journal.append(self._aborted_record(first, last))
+            journal.append(aborted_record(first, last, format_time(self._now())))
         elif applied.new == _state(content):
             return JournalTail(last, applied)
         else:
@@ -236,29 +249,16 @@ class FileChanges:
             if last is None:
                 return
             # If only the last step failed, the file is replaced, and the changes took effect.
-            is_replaced = isinstance(error, OSError) and _stamp(journal.file) != last.stamp
+            is_replaced = isinstance(error, OSError) and recorded_stamp(journal.file) != last.stamp
             if last.n != records[-1].entry.n or is_replaced:
                 return
-            journal.append(self._aborted_record(records[0].entry, last))
+            journal.append(aborted_record(records[0].entry, last, format_time(self._now())))
         except OSError:
             log.exception(
                 "%s: the next writer will mark change %d as aborted",
                 journal.file,
                 records[-1].entry.n,
             )
-
-    def _aborted_record(self, first: JournalEntry, last: JournalEntry) -> NewRecord:
-        entry = JournalEntry(
-            n=last.n + 1,
-            at=format_time(self._now()),
-            op="void",
-            old=first.old,
-            new=first.old,
-            target=last.n,
-            format=FORMAT,
-            first=first.n if first.n != last.n else 0,
-        )
-        return NewRecord(entry)
 
     def _external_record(
         self,
@@ -287,12 +287,5 @@ def _state(content: Content | None) -> ContentState | None:
 
 def _check_unchanged(path: Path, content: Content | None) -> None:
     """Check that a file is still the one that was read."""
-    if _stamp(path) != ("" if content is None else content.stamp.recorded):
+    if recorded_stamp(path) != ("" if content is None else content.stamp.recorded):
         raise FileChangedError("it was changed by another program meanwhile")
-
-
-def _stamp(path: Path) -> str:
-    try:
-        return Stamp.of(status_of(path)).recorded
-    except FileNotFoundError:
-        return ""

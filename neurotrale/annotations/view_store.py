@@ -121,6 +121,13 @@ class Views:
         with self._lock:
             return self._block(block).saved_ns.get(leaf, 0)
 
+    def loaded(self, file: str) -> set[str]:
+        """Return hashes of contents that clients have loaded; see `FileViews.loaded`."""
+        block, leaf = _split(file)
+        with self._lock:
+            clients = self._block(block).clients.values()
+            return {etag for one in clients if leaf in one for etag in one[leaf].loaded}
+
     def change(
         self, viewer: Viewer, file: str, change: Callable[[FileViews], None], saved_ns: int
     ) -> None:

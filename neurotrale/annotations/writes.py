@@ -55,6 +55,7 @@ class FileWriter:
         on_change: Callable[[str], None] = lambda filename: None,
     ) -> None:
         self.changes, self.views, self.on_change = changes, views or Views(None), on_change
+        changes.bursts.loaded = self.views.loaded
 
     def saw(self, viewer: Viewer, file: str, etag: str, arrived_ns: int) -> None:
         """Record that a client asked for a file, see `Views.saw`."""
@@ -70,6 +71,7 @@ class FileWriter:
         try:
             yield
         finally:
+            self.changes.bursts.close()
             self.views.close()
             self.changes.contents.files.flush()
             remove_claims()

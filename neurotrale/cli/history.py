@@ -6,6 +6,7 @@ import getpass
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ def _line(entry: JournalEntry, applied: bool, short: dict[str, str]) -> str:
     notes = [f"of {entry.target}"] if entry.op == "restore" and entry.target else []
     notes += [f"held back {entry.newly_held}"] if entry.newly_held else []
     notes += [f"ignored {len(entry.save.navigated)}"] if entry.save.navigated else []
+    notes += [f"{entry.saves} saves in {_duration(entry)}"] if entry.saves > 1 else []
     notes += [] if applied else ["not applied"]
     note = f" ({', '.join(notes)})" if notes else ""
     by = entry.by or "another program"
@@ -92,6 +94,14 @@ def _line(entry: JournalEntry, applied: bool, short: dict[str, str]) -> str:
     by += f" ({', '.join(places)})" if places else ""
     line = f"{entry.n:>6}  {entry.at}  {by}  {entry.op}{note}  {summary}  {' '.join(named)}"
     return printable(line.rstrip())
+
+
+def _duration(entry: JournalEntry) -> str:
+    try:
+        took = datetime.fromisoformat(entry.at) - datetime.fromisoformat(entry.began)
+    except ValueError:
+        return "? s"
+    return f"{took.total_seconds():.1f} s"
 
 
 COMMAND_LINE = "command line"

@@ -185,17 +185,17 @@ class Locks:
                 yield lock
 
     @contextmanager
-    def try_hold(self, file: Path) -> Iterator[bool]:
-        """Hold the lock of a file if it is free right now; yield whether it is held."""
+    def try_hold(self, file: Path) -> Iterator[HeldLock | None]:
+        """Hold the lock of a file if it is free right now; yield None if it is not."""
         with self._queue(file) as queue:
             if not queue.acquire(blocking=False):
-                yield False
+                yield None
                 return
             try:
-                with self._file_lock(file, file.name, time.monotonic()):
-                    yield True
+                with self._file_lock(file, file.name, time.monotonic()) as lock:
+                    yield lock
             except BusyError:
-                yield False
+                yield None
             finally:
                 queue.release()
 

@@ -88,6 +88,15 @@ _CHANGE: Json = {
         "enum": ["put", "patch", "delete", "restore", "confirm", "outside"],
     },
     "applied": _FLAG,
+    "saves": _of(
+        "integer",
+        minimum=1,
+        description=(
+            "How many saves it stands for: a viewer saves at every step of a drag. `revision` is"
+            " the number of the last one."
+        ),
+    ),
+    "began": _of("string", description="Time of the first of these saves; ISO 8601, UTC."),
     "added": _TEXTS,
     "changed": _TEXTS,
     "removed": _TEXTS,

@@ -74,7 +74,7 @@ function names(title, kind, change, verb) {
   const total = change.counts[kind];
   if (!total) return null;
   const rows = ids.map((id) => {
-    const query = new URLSearchParams({ id, revision: change.revision - 1 });
+    const query = new URLSearchParams({ id, revision: change.revision - change.saves });
     const button =
       mayWrite && verb
         ? actionButton(verb, {
@@ -105,12 +105,14 @@ function describe(change) {
     change.from !== change.by && change.from,
   ].filter(Boolean);
   const from = places.length ? ` from ${places.join(", ")}` : "";
+  const seconds = (when - new Date(change.began)) / 1000;
+  const burst = change.saves > 1 ? ` (${counted(change.saves, "save")} in ${seconds.toFixed(1)} s)` : "";
   const restored = change.operation === "restore" && change.restored != null ? ` (change ${change.restored})` : "";
   const item = element(
     "li",
     {},
     element("h2", {}, `Change ${change.revision}`),
-    element("p", {}, time, ` – `, element("b", {}, change.by || "unknown"), `${from} ${operation}${restored}`),
+    element("p", {}, time, ` – `, element("b", {}, change.by || "unknown"), `${from} ${operation}${burst}${restored}`),
   );
   const parts = [
     names("Added", "added", change, ""),

@@ -245,6 +245,8 @@ def _change(entry: JournalEntry, applied: bool, max_ids: int) -> dict[str, objec
         "from": entry.source,
         "operation": entry.op,
         "applied": applied,
+        "saves": entry.saves,
+        "began": entry.began or entry.at,
         "added": entry.added[:max_ids],
         "changed": entry.changed[:max_ids],
         "removed": entry.removed[:max_ids],
