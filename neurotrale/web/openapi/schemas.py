@@ -222,6 +222,16 @@ _ANNOTATIONS = _object(
         "kinds": _array(_KIND),
         "damaged": _TEXTS,
         "held": _COUNT,
+        "counting": _object(
+            {"blocks": _COUNT, "of": _COUNT},
+            nullable=True,
+            description="How many of the blocks are counted, until all are.",
+        ),
+        "checked": _of(
+            "string",
+            nullable=True,
+            description="When the counts of a large dataset were compared with its files.",
+        ),
     },
     nullable=True,
 )
