@@ -608,3 +608,32 @@ def test_saves_on_the_short_way_make_the_same_changes_and_records(
         contents = {etag: Document.parse(body) for etag, body in places[1].contents.items()}
         for (base, body, own), edit in edits._edits.items():
             assert edit == plain_edit(contents[base], contents[body], own=own)
+
+
+@pytest.mark.parametrize("has_loaded", [False, True])
+def test_save_that_regroups_and_respells_a_file_records_only_what_it_changes(
+    has_loaded: bool, tmp_path: Path
+) -> None:
+    place = Place(tmp_path / "b", True)
+    state = {
+        f"{number:040}": {
+            "type": "linestring",
+            "points": [[number + part / 7, part, 1.5] for part in range(9)],
+            "anntype": ("axon", "soma", "myelin")[number % 3],
+        }
+        for number in range(200)
+    }
+    content = content_of(state, indent=1)
+    place.file.path.write_bytes(content)
+    place.load(1)
+    if not has_loaded:
+        place.tabs[2] = place.tabs.pop(1)  # another client, of which nothing is known
+    tab = 1 if has_loaded else 2
+    view = place.tabs[tab]
+    view["0" * 40]["points"][3][0] += 1
+    place.save(tab)
+    (line,) = (
+        place.file.path.with_name(f".{place.file.path.name}.journal").read_bytes().splitlines()
+    )
+    assert len(line) < 4 * len(content) // len(state) + 1000
+    assert list(Document.parse(place.file.path.read_bytes()).ids) == list(state)

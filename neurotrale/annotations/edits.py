@@ -46,7 +46,7 @@ def edit_between(base: Seen, body: Seen, *, own: bool) -> Edit:
         body: What it saves.
         own: Whether the base is what the client itself saved; only then is a missing key a change.
     """
-    edit = _edit_by_ends(base, body, own) or _edit_since(base, body, own)
+    edit = _edit_since(base, body, own) or _edit_by_ends(base, body, own)
     if edit is None:
         edit = _edit_of(base, body, [*base.ids], [*body.ids], own)
     if base.etag and body.etag:
