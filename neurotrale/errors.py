@@ -58,6 +58,10 @@ class ChangedError(ValueError):
     """The file is not the version that If-Match names, or exists although it must not."""
 
 
+class OtherRequestError(ValueError):
+    """An operation id (Idempotency-Key) names another request that was answered before."""
+
+
 class TooLargeError(ValueError):
     """The body or the file is larger than the configured limit."""
 
@@ -292,8 +296,5 @@ def _escaped(char: str) -> str:
         return char
     if char in _SHORT:
         return _SHORT[char]
-    number = ord(char)
-    if number < 0x10000:
-        return f"\\u{number:04x}"
-    high, low = divmod(number - 0x10000, 0x400)
-    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
+    units = char.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))

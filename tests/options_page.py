@@ -1,7 +1,8 @@
-"""Writes docs/options.md from the table of settings: ``python -m tests.options_page``."""
+"""Writes docs/options.md and the names in slurm/settings.sh: ``python -m tests.options_page``."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from neurotrale.settings import COMMANDS
 from neurotrale.settings.service import DATA, SERVICE
 from neurotrale.settings.setting import Command, Setting
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
+_TOP = Path(__file__).resolve().parent.parent
+PAGE = _TOP / "docs" / "options.md"
+SCRIPT = _TOP / "slurm" / "settings.sh"
 
 _INTRODUCTION = """\
 # Options
@@ -80,5 +83,17 @@ def default_of(setting: Setting[Any]) -> str:
     return "none" if setting.default is None else f"`{setting.default}`"
 
 
+def script() -> str:
+    """The script with the names of all settings that have a variable, without the prefix."""
+    variables = {one.variable for command in COMMANDS.values() for one in command.settings}
+    variables |= {one.variable for one in SERVICE}
+    prefix = "NEUROTRALE_"
+    names = sorted(
+        name.removeprefix(prefix) for name in variables if name and name.startswith(prefix)
+    )
+    return re.sub(r"^service='.*'$", f"service='{' '.join(names)}'", SCRIPT.read_text(), flags=re.M)
+
+
 if __name__ == "__main__":
     PAGE.write_text(page())
+    SCRIPT.write_text(script())

@@ -587,7 +587,8 @@ REFUSED = [
     pytest.param("DELETE", {}, b"", 400, "never deleted", id="delete-without-id"),
     pytest.param("DELETE", {}, b'{"id":"p"}', 400, "never deleted", id="delete-id-in-the-body"),
     pytest.param("DELETE", {"id": ""}, b"", 400, "id is empty", id="delete-empty-id"),
-    pytest.param("DELETE", {"id": ["p", "l"]}, b"", 400, "more than one id", id="delete-two-ids"),
+    pytest.param("DELETE", {"id": ["p", "p"]}, b"", 400, "'p' more than once", id="delete-twice"),
+    pytest.param("DELETE", {"id": ["p", "l", ""]}, b"", 400, "id is empty", id="delete-empty-too"),
     pytest.param("DELETE", {"id": "absent"}, b"", 404, "'absent'", id="delete-unknown-id"),
     pytest.param("DELETE", {"ID": "p"}, b"", 400, "never deleted", id="delete-other-parameter"),
 ]  # fmt: skip

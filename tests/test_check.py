@@ -392,6 +392,8 @@ SICK = (
          link("8_8_8", "../../away")(d)), {"link-outside": 1}, "8_8_8", "points to ../../away"),
     Sick("link that leads nowhere", link("annotations/x0y0z0/gone.json", "nothing.json"),
          {"link-broken": 1}, "annotations/x0y0z0/gone.json", "points to nothing.json"),
+    Sick("link that leaves and leads nowhere", link("8_8_8/gone.tiff", "/no/such/place"),
+         {"link-broken": 1}, "8_8_8/gone.tiff", "points to /no/such/place, which does not exist"),
     Sick("annotation file of no bytes", cut(FIBERS, 0), {"annotations-empty": 1}, FIBERS,
          "0 bytes"),
     Sick("annotation file cut off", cut(FIBERS, 100), {"annotations-broken": 1}, FIBERS,

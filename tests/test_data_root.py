@@ -23,6 +23,7 @@ from neurotrale.storage.data_root import (
     DataRoot,
     DirectoryEntry,
 )
+from neurotrale.storage.links import parts_below
 
 START_TIMEOUT_S = 60
 
@@ -193,6 +194,45 @@ LINKS = {
     "parent-of-the-root": ("..", ("link",)),
     "beside-the-root": ("..", ("link", "data-of-others", "info")),
 }
+
+
+@pytest.mark.parametrize("other_name", ["", "/proc/self/root"], ids=["its name", "another name"])
+@pytest.mark.parametrize(
+    ("below", "parts"),
+    [
+        ("", ()),
+        ("/brain/info", ("brain", "info")),
+        ("/brain/no/such", ("brain", "no", "such")),
+        ("/..", None),
+        ("/../outside", None),
+        ("x", None),
+    ],
+    ids=["the root", "a file", "what is not there", "above", "beside", "a longer name"],
+)
+def test_names_below_a_root_are_found_by_each_of_its_names(
+    root: Path, other_name: str, below: str, parts: tuple[str, ...] | None
+) -> None:
+    (root / "brain").mkdir(exist_ok=True)
+    path = os.path.normpath(f"{root}{below}")
+    assert parts_below(str(root), f"{other_name}{path}") == parts
+    assert parts_below("/", path) == tuple(Path(path).parts[1:])
+
+
+@pytest.mark.parametrize("follow", [False, True], ids=["refused", "followed"])
+def test_link_to_what_does_not_exist_is_logged_as_such(
+    root: Path, caplog: pytest.LogCaptureFixture, follow: bool
+) -> None:
+    (root / "link").symlink_to("/no/such/place")
+    data_root = DataRoot(root, follow_symlinks=follow)
+    with caplog.at_level(logging.WARNING):
+        if follow:
+            assert data_root.status(("link", "info")) is None
+        else:
+            with pytest.raises(MissingError):
+                data_root.status(("link", "info"))
+    assert f"{root}/link" in caplog.text
+    assert "/no/such/place, which does not exist" in caplog.text
+    assert "404" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["absolute", "relative", "chained"])

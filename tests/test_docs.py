@@ -232,6 +232,7 @@ def test_examples_are_of_many_kinds_and_use_every_method() -> None:
 
 def test_page_of_options_is_that_of_the_table_of_settings() -> None:
     assert options_page.PAGE.read_text() == options_page.page(), "make options writes it"
+    assert options_page.SCRIPT.read_text() == options_page.script(), "make options writes it"
 
 
 def test_page_of_check_has_every_kind_of_finding() -> None:
@@ -403,10 +404,15 @@ def test_rooms_never_import_what_the_map_says_nor_a_room_above_them() -> None:
 # --- promises ---
 
 
-def test_promise_of_security_is_held_by_a_test_that_there_is() -> None:
-    promises = rows(section("docs/security.md", "Promises"))
-    assert len(promises) >= 20
-    for promise, tests in promises:
+@pytest.mark.parametrize(
+    ("document", "title", "at_least"),
+    [("docs/security.md", "Promises", 20), ("docs/sites.md", "What a site decides", 15)],
+    ids=["security", "sites"],
+)
+def test_promise_is_held_by_a_test_that_there_is(document: str, title: str, at_least: int) -> None:
+    promises = rows(section(document, title))
+    assert len(promises) >= at_least
+    for promise, *_, tests in promises:
         named = names_in(tests)
         assert named, promise
         for name in named:
@@ -474,6 +480,7 @@ def test_readme_leads_to_every_document() -> None:
             *("Who can reach what", "Tokens", "Changes", "Uploads", "Files, links and locks"),
             *("Web pages", "Behind a proxy", "Content", "Promises"),
         ],
+        "docs/sites.md": ["What a site decides"],
         "docs/performance.md": ["Measurements", "What helped", "What misses its target"],
     }.items(),
     ids=lambda value: value if isinstance(value, str) else "",

@@ -108,12 +108,34 @@ def test_generated_client_puts_patches_searches_and_restores(client: Any, packag
     hits = search.sync_detailed(client=client, dataset="lab/mouse-3", bbox="3,0,0,3,9,9")
     assert b'"c"' in hits.content
 
+    for _ in range(2):  # the second time, it is only answered again
+        many = operation(package, "annotations.patch_annotation").sync(
+            client=client,
+            **FILE,
+            body=[annotation("d", 4), annotation("b", 2)],
+            idempotency_key="many",
+        )
+        assert (many.ids, many.created) == (["d", "b"], ["d"])
+    new_only = operation(package, "annotations.patch_annotation").sync_detailed(
+        client=client, **FILE, id="d", body=annotation("d", 4), if_none_match="*"
+    )
+    assert new_only.status_code == 412
+    delete = operation(package, "annotations.delete_annotation")
+    assert delete.sync(client=client, **FILE, id=["b", "d"]).ids == ["b", "d"]
+
     history = operation(package, "history.get_history").sync(client=client, **FILE)
-    assert [change.operation for change in history.changes] == ["delete", "patch", "put"]
-    assert history.changes[0].counts.removed == 1
+    assert [change.operation for change in history.changes] == [
+        "delete",
+        "patch",
+        "delete",
+        "patch",
+        "put",
+    ]
+    assert history.changes[1].operations == ["many"]
+    assert history.changes[0].counts.removed == 2
     restore = operation(package, "history.restore")
     restore.sync(client=client, **FILE, id="a", body=models.RestoreBody())
-    assert [one.id for one in get.sync(client=client, **FILE)] == ["b", "c", "a"]
+    assert [one.id for one in get.sync(client=client, **FILE)] == ["c", "a"]
 
 
 def test_generated_client_gives_an_error_as_a_value(client: Any, package: str) -> None:

@@ -1149,14 +1149,14 @@ def test_preflight_of_a_page_allows_every_method(
             headers={
                 "Origin": PAGE["Origin"],
                 "Access-Control-Request-Method": method,
-                "Access-Control-Request-Headers": "if-match",
+                "Access-Control-Request-Headers": "if-match, idempotency-key",
                 "Access-Control-Request-Private-Network": "true",
             },
         )
         assert answer.status_code == 200
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert method in answer.headers["Access-Control-Allow-Methods"]
-        assert answer.headers["Access-Control-Allow-Headers"] in ("*", "if-match")
+        assert answer.headers["Access-Control-Allow-Headers"] in ("*", "if-match, idempotency-key")
         assert answer.headers["Access-Control-Allow-Private-Network"] == "true"
 
 
@@ -1179,9 +1179,15 @@ DOCUMENTED = {
     },
     f"{FILE}/history/{{revision}}": {"get": {"revision", "id"}},
     f"{FILE}/restore": {
-        "post": {"revision", "id", "removed", "reverted", "by", "session", "since", "If-Match"}
+        "post": {
+            "revision", "id", "removed", "reverted", "by", "session", "since", "If-Match",
+            "Idempotency-Key",
+        }
     },
-    f"{FILE}/held": {"get": {"navigation"}, "delete": {"id", "navigation", "If-Match"}},
+    f"{FILE}/held": {
+        "get": {"navigation"},
+        "delete": {"id", "navigation", "If-Match", "Idempotency-Key"},
+    },
     "/{dataset}/annotations/corrections": {"get": {"since", "by"}},
 }  # fmt: skip
 
@@ -1219,7 +1225,7 @@ def test_openapi_document_describes_a_change_as_it_is_answered(
 ) -> None:
     schema = openapi["components"]["schemas"]["History"]
     change = schema["properties"]["changes"]["items"]["properties"]
-    assert change.keys() == HISTORY | {"restored"}
+    assert change.keys() == HISTORY | {"restored", "operations"}
     assert {one["operation"] for one in edited.history()} <= set(change["operation"]["enum"])
 
 

@@ -483,6 +483,24 @@ def test_ready_file_is_whole_from_the_first_moment(root: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("variables", "node"),
+    [
+        ({"SLURMD_NODENAME": "cn7"}, "cn7"),
+        ({"SLURMD_NODENAME": "cn7", "NEUROTRALE_NODE_NAME": "cn7.cluster"}, "cn7.cluster"),
+        ({"SLURMD_NODENAME": "", "NEUROTRALE_NODE_NAME": ""}, socket.gethostname()),
+    ],
+    ids=["of Slurm", "of the user", "empty"],
+)
+def test_ready_file_names_the_machine_as_others_know_it(
+    root: Path, tmp_path: Path, variables: dict[str, str], node: str
+) -> None:
+    ready = tmp_path / "ready.json"
+    command = neurotrale("serve", root, "--port", "0", "--workers", "1", "--ready-file", ready)
+    with running(command, variables):
+        assert json.loads(ready.read_text())["node"] == node
+
+
 # --- stopping ---
 
 STOPPING = "finishing the requests in flight"

@@ -25,6 +25,7 @@ import requests
 from neurotrale.annotations.changes import AppliedChange, Author, Before, Change
 from neurotrale.annotations.contents import Contents
 from neurotrale.annotations.document import Document
+from neurotrale.annotations.journal_records import KeyedOperation
 from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.errors import ConflictError, ReadOnlyError
@@ -528,6 +529,13 @@ class Addition:
     author: Author = field(default_factory=lambda: Author("ann"))
     intent: str = ""
     is_repeated: bool = False
+    key: str = ""
+
+    def check_same(self, earlier: KeyedOperation) -> None:
+        raise AssertionError("it has no operation id")
+
+    def operation(self, applied: AppliedChange, change: Change) -> KeyedOperation:
+        raise AssertionError("it has no operation id")
 
     def decide(self, before: Before) -> Change:
         self.meanwhile()

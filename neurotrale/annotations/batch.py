@@ -26,11 +26,19 @@ from neurotrale.annotations.contents import (
 )
 from neurotrale.annotations.index import Index
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.journal_records import (
+    FORMAT,
+    ContentState,
+    JournalEntry,
+    KeyedOperation,
+    NewRecord,
+)
+from neurotrale.annotations.operation_ids import OperationIds
 from neurotrale.annotations.pieces import NotAnArrayError
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.touched import ids_in
 from neurotrale.annotations.viewers import NO_NOTES
+from neurotrale.errors import OtherRequestError
 from neurotrale.storage.cache import Stamp
 from neurotrale.storage.ranges import FileRange, LargeBytes, Piece
 
@@ -42,23 +50,38 @@ class PlannedChange(Protocol):
         author: The author of the change.
         intent: The name of the request that asks for it; see `JournalEntry.intent`.
         is_repeated: Whether the request may have been applied before.
+        key: The operation id of the request; empty for none.
     """
 
     author: Author
     intent: str
     is_repeated: bool
+    key: str
 
     def decide(self, before: Before) -> Change:
         """Return the change for the current file; may raise to leave the file unchanged."""
+
+    def check_same(self, earlier: KeyedOperation) -> None:
+        """Check that an earlier request with the same operation id was this one; may raise."""
+
+    def operation(self, applied: AppliedChange, change: Change) -> KeyedOperation:
+        """Return what the record keeps of a request with an operation id."""
 
 
 class Batch:
     """Changes that are applied together: what they make of a file, and their records."""
 
     def __init__(
-        self, journal: Journal, tail: JournalTail, content: Content | None, at: str
+        self,
+        journal: Journal,
+        tail: JournalTail,
+        content: Content | None,
+        at: str,
+        operation_ids: OperationIds,
     ) -> None:
         self.journal = journal
+        self._operation_ids = operation_ids
+        self._operations: dict[str, KeyedOperation] = {}
         self.tail = tail
         self.before = content
         self.records: list[NewRecord] = []
@@ -125,7 +148,11 @@ class Batch:
         return self.index
 
     def _decide(self, plan: PlannedChange) -> AppliedChange | Exception:
-        if plan.is_repeated and (earlier := self._earlier(plan.intent)) is not None:
+        if plan.key:
+            known = self._operation(plan.key)
+            if known is not None:
+                return self._again(plan, known)
+        elif plan.is_repeated and (earlier := self._earlier(plan.intent)) is not None:
             return AppliedChange(self.etag, earlier.old is None, True, earlier)
         try:
             change = plan.decide(Before(self._current(), self._held_removals))
@@ -135,7 +162,7 @@ class Batch:
         if change.creates and not self._exists:
             return self._apply(change, held, plan)
         is_same = not change.hunks and held == self._held_removals
-        if is_same and not change.notes.tells_more:
+        if is_same and not change.notes.tells_more and not plan.key:
             return AppliedChange(self.etag, False, False)
         return self._apply(change, held, plan)
 
@@ -148,6 +175,10 @@ class Batch:
         new = ContentState(self.size, etag)
         number = self.tail.next_number + len(self.records)
         record = record_of(number, self._at, change, (old, new), plan, held)
+        applied = AppliedChange(new.hash, created, True)
+        if plan.key:
+            operation = self._operations[plan.key] = plan.operation(applied, change)
+            record = record.but(operations=[operation])
         if self.before is not None:
             record = record.but(stamp=self.before.stamp.recorded)
         if self.records:
@@ -156,13 +187,26 @@ class Batch:
             record = record.but(first=first)
         self.records.append(record)
         self.index, self.etag, self._exists, self._held_removals = (
-            change.index,
+            change.index if change.hunks or change.index is not None else self._same_index,
             new.hash,
             True,
             held,
         )
         self._content = None
-        return AppliedChange(new.hash, created, True)
+        return applied
+
+    def _again(self, plan: PlannedChange, known: KeyedOperation) -> AppliedChange | Exception:
+        try:
+            plan.check_same(known)
+        except OtherRequestError as error:
+            return error
+        return AppliedChange(self.etag, known.created, False, operation=known)
+
+    def _operation(self, key: str) -> KeyedOperation | None:
+        """Return the request with an operation id, of this batch or of the journal."""
+        if key in self._operations:
+            return self._operations[key]
+        return self._operation_ids.find(self.journal, self.before, key)
 
     def _current(self) -> Content | None:
         """Return the file as it is after the changes so far."""
@@ -174,6 +218,10 @@ class Batch:
             self._content = content_of(self._source, stamp, self.etag, self.index)
             self.index = self._content.index
         return self._content
+
+    @property
+    def _same_index(self) -> Index | None:
+        return None if self._content is None else self._content.index
 
     def _earlier(self, intent: str) -> JournalEntry | None:
         changes = applied_changes(self.journal, self.before)

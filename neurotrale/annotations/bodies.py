@@ -24,8 +24,12 @@ _syntax = msgspec.json.Decoder(msgspec.Raw)
 _SAMPLES: dict[bytes, object] = {b"{": {}, b'"': "text", b"t": True, b"f": False, b"n": None}
 
 
-def checked_array(body: bytes) -> list[str]:
-    """Check the body of a PUT, one annotation at a time.
+def checked_array(body: bytes, *, nulls: bool = True) -> list[str]:
+    """Check the body of a PUT, or of a PATCH of several, one annotation at a time.
+
+    Args:
+        body: The body.
+        nulls: Whether coordinates may be null, as a viewer writes NaN.
 
     Returns:
         Warnings: what is kept although viewers may not understand it.
@@ -36,7 +40,7 @@ def checked_array(body: bytes) -> list[str]:
     """
     _check_text(body)
     _check_is_array(body)
-    check = ArrayCheck()
+    check = ArrayCheck(nulls=nulls)
     try:
         for items in split_in_pieces(body):
             for item in items:
@@ -57,8 +61,17 @@ def checked_array(body: bytes) -> list[str]:
     return report.warnings
 
 
+def begins_array(body: bytes) -> bool:
+    """Return whether a body begins like an array."""
+    return _start_of(body) == b"["
+
+
+def _start_of(body: bytes) -> bytes:
+    return next((body[at : at + 1] for at in range(len(body)) if body[at] not in SPACE), b"")
+
+
 def _check_is_array(body: bytes) -> None:
-    start = next((body[at : at + 1] for at in range(len(body)) if body[at] not in SPACE), b"")
+    start = _start_of(body)
     if start == b"[":
         return
     try:

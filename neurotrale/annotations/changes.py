@@ -15,7 +15,7 @@ from typing import Any
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.document import Hunk
 from neurotrale.annotations.index import Index
-from neurotrale.annotations.journal_records import JournalEntry, Operation
+from neurotrale.annotations.journal_records import JournalEntry, KeyedOperation, Operation
 from neurotrale.annotations.viewers import NO_NOTES, SaveNotes, Viewer
 from neurotrale.errors import BadInputError, ChangedError
 from neurotrale.storage.ranges import LargeBytes, Piece, blocks_in
@@ -107,12 +107,14 @@ class AppliedChange:
         changed: Whether anything was written.
         record: The record of an earlier application of the same request, if there is one; the
             change was then not applied again.
+        operation: The same for a request with an operation id.
     """
 
     etag: str
     created: bool
     changed: bool
     record: JournalEntry | None = None
+    operation: KeyedOperation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,24 +124,36 @@ class Preconditions:
     Attributes:
         match: ETags, one of which must be that of the file or the annotation; ``*`` matches any
             existing file. Empty means no condition.
-        absent: The file must not exist.
+        absent: The file (put) or the annotations (patch) must not exist.
     """
 
     match: tuple[str, ...] = ()
     absent: bool = False
 
-    def check(self, before: Before, annotation: bytes | None = None) -> None:
+    def check(
+        self,
+        before: Before,
+        annotation: bytes | None = None,
+        present: Sequence[str] | None = None,
+    ) -> None:
         """Check the conditions.
 
         Args:
             before: The file before the change.
             annotation: The annotation that is to be changed, if it is a single one.
+            present: Of a change of annotations that may be new, the ids of those that are not.
 
         Raises:
             ChangedError: A condition does not hold.
         """
         content = before.content
-        if self.absent and content is not None:
+        if self.absent and present:
+            more = f" (and {len(present) - 1} more)" if len(present) > 1 else ""
+            raise ChangedError(
+                f"The annotation {present[0]!r} exists already{more}, and If-None-Match: * asks not"
+                " to overwrite any. Nothing was changed."
+            )
+        if self.absent and present is None and content is not None:
             raise ChangedError(
                 "The file exists already, and If-None-Match: * asks not to overwrite it. Nothing"
                 " was changed."
@@ -169,6 +183,7 @@ class WriteContext:
         arrived_ns: When the request arrived, in nanoseconds since the epoch.
         guarded: Whether removals of a PUT that is merged are held back.
         is_viewer: Whether a viewer sent it, which does not send again what was refused.
+        key: The operation id that the client gave the request; empty for none.
         parking: Where the server can hold the request without a thread that waits, see
             `neurotrale.annotations.handover.Parking`; None if it cannot.
     """
@@ -179,6 +194,7 @@ class WriteContext:
     arrived_ns: int = 0
     guarded: bool = False
     is_viewer: bool = False
+    key: str = ""
     parking: Any = None
 
 

@@ -131,7 +131,7 @@ class Document:
         Raises:
             ConflictError: The id appears more than once in the file.
         """
-        position = self._single(id_)
+        position = self.single(id_)
         if position is None:
             hunk = self.append([annotation])
             stop = hunk.at + len(hunk.new)
@@ -151,7 +151,7 @@ class Document:
             ConflictError: The id appears more than once in the file.
         """
         index = self.index
-        position = self._single(id_)
+        position = self.single(id_)
         if position is None:
             raise KeyError(id_)
         start, stop = index.span(position)
@@ -174,7 +174,7 @@ class Document:
         if not ids:
             return self.content
         index, content = self.index, self.content
-        removed = {self._single(id_) for id_ in ids}
+        removed = {self.single(id_) for id_ in ids}
         remaining = [position for position in range(len(index)) if position not in removed]
         pieces = [content[: int(index.starts[0])]]
         for number, position in enumerate(remaining):
@@ -231,8 +231,12 @@ class Document:
         ):
             raise StaleIndexError(f"the index is wrong about annotation [{position}]")
 
-    def _single(self, id_: str) -> int | None:
-        """Return the position of an annotation; None if there is none."""
+    def single(self, id_: str) -> int | None:
+        """Return the position of the annotation with this id; None if there is none.
+
+        Raises:
+            ConflictError: The id appears more than once in the file.
+        """
         position = self.position(id_)
         if position is None or not self.is_repeated(id_):
             return position

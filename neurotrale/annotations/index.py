@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2s
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -214,6 +214,38 @@ class Index:
             self.key,
         )
 
+    def with_many_replaced(self, growth: NDArray[np.int64]) -> Index:
+        """Return the index after each annotation has grown by so many bytes, and kept its id."""
+        shift = growth.cumsum()
+        starts, stops = self.starts + shift - growth, self.stops + shift
+        return Index(_small(starts), _small(stops), self.hashed, self.key, self.positions)
+
+    def with_many_appended(
+        self, ids: Sequence[str], starts: NDArray[np.int64], stops: NDArray[np.int64]
+    ) -> Index:
+        """Return the index after annotations with new ids were added at the end."""
+        hashes = np.fromiter(map(self.hash_of, ids), np.uint64, len(ids))
+        numbers = np.arange(len(self), len(self) + len(ids), dtype=np.uint64)
+        hashed = np.append(self.hashed, hashes << np.uint64(32) | numbers)
+        hashed.sort()
+        return Index(
+            _small(np.append(self.starts, starts)),
+            _small(np.append(self.stops, stops)),
+            hashed,
+            self.key,
+        )
+
+    def without_many(self, is_left: NDArray[np.bool_], shift: NDArray[np.int64]) -> Index:
+        """Return the index without some annotations; each of the others has moved by `shift`."""
+        positions = self.hashed & np.uint64(_LOW)
+        moved = (positions - (is_left.cumsum() - 1).astype(np.uint64)[positions]).astype(np.uint64)
+        return Index(
+            _small((self.starts + shift)[is_left]),
+            _small((self.stops + shift)[is_left]),
+            (self.hashed - moved)[is_left[positions]],
+            self.key,
+        )
+
     def _with_id(
         self, hashed: NDArray[np.uint64], id_: str | None, position: int
     ) -> NDArray[np.uint64]:
@@ -231,6 +263,11 @@ class Index:
 def _numbers(array: NDArray[Any]) -> list[int]:
     numbers: list[int] = array.tolist()
     return numbers
+
+
+def _small(offsets: NDArray[np.int64]) -> Offsets:
+    is_large = len(offsets) > 0 and int(offsets[-1]) > MAX_INT32
+    return offsets if is_large else offsets.astype(np.int32)
 
 
 def _shifted(offsets: Offsets, first: int, by: int) -> Offsets:

@@ -31,6 +31,31 @@ class ContentState(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     hash: str
 
 
+class KeyedOperation(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A request that its client gave an operation id (Idempotency-Key), and what it was answered.
+
+    Attributes:
+        key: The operation id.
+        digest: Identifies the request: what it does, to which annotations, with which body.
+        created: Whether the file (put) or an annotation (patch) was new.
+        added: Which annotations of an array were new, in its order: how many were not, then how
+            many were, and so on.
+        warnings: See `neurotrale.annotations.write_requests.Written`, as are the others.
+        newly_held: Number of removals that were held back.
+        conflicts: Fields that somebody else had changed, too, by id.
+        navigated: Ids that were dropped because the user left the slice.
+    """
+
+    key: str
+    digest: str
+    created: bool = False
+    added: list[int] = []
+    warnings: list[str] = []
+    newly_held: int = 0
+    conflicts: dict[str, list[str]] = {}
+    navigated: list[str] = []
+
+
 _RENAMED = {"held_removals": "held", "newly_held": "kept", "target": "of"}  # in the file
 
 
@@ -61,6 +86,7 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
             record of its own. It takes the place of the record before it, if that has a number in
             this range.
         intent: The name that the writer gave the request; no other request has it.
+        operations: The requests that their clients gave operation ids.
         save: What else is known about the request.
         format: The format of the record, see `FORMAT`.
     """
@@ -82,6 +108,7 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
     first: int = 0
     covers: int = 0
     intent: str = ""
+    operations: list[KeyedOperation] = []
     save: SaveNotes = NO_NOTES
     format: int = 1
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neurotrale.annotations.bodies import checked_annotation, checked_array
+from neurotrale.annotations.bodies import begins_array, checked_annotation, checked_array
 from neurotrale.annotations.changes import WriteContext
 from neurotrale.annotations.contents import (
     Content,
@@ -19,7 +20,7 @@ from neurotrale.annotations.pieces import is_empty_array
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import AnnotationWriter
-from neurotrale.errors import MissingError, ReadOnlyError, reading
+from neurotrale.errors import BadInputError, MissingError, ReadOnlyError, reading
 from neurotrale.storage.names import AnnotationName
 
 
@@ -103,7 +104,8 @@ class AnnotationStore:
         warnings = tuple(checked_array(body))
         # A viewer that leaves a slice saves it, even if it never had anything.
         is_merged = context.viewer is not None and not context.preconditions.match
-        file = self.files.prepare(name, is_needed=not is_merged or not is_empty_array(body))
+        is_needed = not is_merged or bool(context.key) or not is_empty_array(body)
+        file = self.files.prepare(name, is_needed=is_needed)
         if file is None:
             return Written(self.files.display_path(name), created=False, etag="", changed=False)
         return writer.write(
@@ -135,6 +137,29 @@ class AnnotationStore:
             )
         )
 
+    def patch_all(self, name: AnnotationName, body: bytes, context: WriteContext) -> Written:
+        """Replace or add all annotations of an array; either all or none.
+
+        Raises:
+            BadInputError: The body is not an array, or not UTF-8 JSON; nothing was changed.
+            RuleBrokenError, ChangedError, MissingError, ConflictError, DamagedError: See `patch`.
+        """
+        writer = writable(self._writer)
+        if (resumed := writer.resumed(context)) is not None:
+            return resumed
+        if not begins_array(body):
+            raise BadInputError(
+                "PATCH needs the annotation's id in the query, as in ?id=4f2a..., or an array of"
+                " annotations as its body."
+            )
+        warnings = tuple(checked_array(body, nulls=False))
+        file = self.files.existing(name)
+        return writer.write(
+            WriteRequest(
+                operation="patch", file=file, context=context, body=body, warnings=warnings
+            )
+        )
+
     def delete(self, name: AnnotationName, id_: str, context: WriteContext) -> Written:
         """Remove one annotation.
 
@@ -147,6 +172,25 @@ class AnnotationStore:
         writer = writable(self._writer)
         file = self.files.existing(name)
         return writer.write(WriteRequest(operation="delete", file=file, context=context, id=id_))
+
+    def delete_all(
+        self, name: AnnotationName, ids: Sequence[str], context: WriteContext
+    ) -> Written:
+        """Remove several annotations; either all or none.
+
+        Args:
+            name: The file.
+            ids: Their ids, at least two, each once.
+            context: The author and the preconditions.
+
+        Raises:
+            ChangedError, MissingError, ConflictError, DamagedError: See `delete`.
+        """
+        writer = writable(self._writer)
+        file = self.files.existing(name)
+        return writer.write(
+            WriteRequest(operation="delete", file=file, context=context, ids=tuple(ids))
+        )
 
     def _read(self, file: AnnotationFile, *, in_parts: bool = False) -> tuple[Content, Document]:
         with reading(file.display_path):

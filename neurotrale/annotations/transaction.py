@@ -19,6 +19,7 @@ from neurotrale.annotations.diff import hunks_between
 from neurotrale.annotations.document import StaleIndexError
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import FORMAT, ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.operation_ids import OperationIds
 from neurotrale.annotations.revisions import NoHistoryError, content_at, is_pending
 from neurotrale.errors import (
     BusyError,
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 _SUFFIX = ".tmp"
 MOST_ATTEMPTS = 10
+_MADE_AGAIN = (LockLostError, FileChangedError, ShortFileError, StaleIndexError)
 _OF_OTHERS = (OSError, FileChangedError, MissingError, DamagedError, ConflictError)
 
 
@@ -104,6 +106,7 @@ class FileChanges:
         *,
         share: bool = True,
     ) -> None:
+        self._operation_ids = OperationIds()
         self.locks = locks
         self.contents = contents
         self._now = now
@@ -132,12 +135,7 @@ class FileChanges:
             with self.locks.hold(path, display_path) as lock:
                 try:
                     return self._change_together(path, planned, lock)
-                except (
-                    LockLostError,
-                    FileChangedError,
-                    ShortFileError,
-                    StaleIndexError,
-                ) as error:  # the next attempt marks its records as aborted
+                except _MADE_AGAIN as error:  # the next attempt marks its records as aborted
                     log.warning("%s: %s; the changes are made again", display_path, error)
                     self.contents.forget(path)
                 except OSError as error:
@@ -156,7 +154,7 @@ class FileChanges:
             tail = self._reconcile(journal, content)
         finally:
             self._stale_files.remove(path)
-        batch = Batch(journal, tail, content, format_time(self._now()))
+        batch = Batch(journal, tail, content, format_time(self._now()), self._operation_ids)
         for plan in planned:
             batch.add(plan)
         if content is not None and not batch.is_copy:

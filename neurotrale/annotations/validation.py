@@ -39,9 +39,14 @@ class Report:
 
 
 class ArrayCheck:
-    """Checks the annotations of a PUT, each of which has a unique id."""
+    """Checks the annotations of an array, each of which has a unique id.
 
-    def __init__(self) -> None:
+    Args:
+        nulls: Whether coordinates may be null.
+    """
+
+    def __init__(self, *, nulls: bool = True) -> None:
+        self.nulls = nulls
         self.report = Report()
         self.count = 0
         self._seen: dict[str, int] = {}
@@ -55,7 +60,7 @@ class ArrayCheck:
 
     def add(self, annotation: object) -> None:
         """Check the next annotation."""
-        _check(annotation, f"[{self.count}]", self._problem, self._warn, nulls=True)
+        _check(annotation, f"[{self.count}]", self._problem, self._warn, nulls=self.nulls)
         id_ = annotation.get("id") if isinstance(annotation, dict) else None
         self.add_flawless(id_ if isinstance(id_, str) else "")
 

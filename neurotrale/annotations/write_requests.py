@@ -30,9 +30,11 @@ class WriteRequest:
         operation: What to do.
         file: The file.
         context: The author and the preconditions.
-        body: The checked body: a whole file (put), or an annotation with its id (patch).
+        body: The checked body: a whole file (put), an annotation with its id (patch), or an array
+            of annotations (patch without an id).
         id: Id of the annotation (patch, delete, restore_annotation).
-        ids: Ids of the annotations (confirm); empty means all whose removal is held back.
+        ids: Ids of the annotations (delete without an id, confirm); for a confirm, empty means all
+            whose removal is held back.
         revision: The revision to restore (restore); or to restore the annotation from, None for
             its content before its last change (restore_annotation); or a save that was ignored
             because its viewer left the slice, None for what is held back (confirm).
@@ -66,12 +68,14 @@ class Written:
 
     Attributes:
         filename: Path of the file relative to the data root.
-        created: Whether the file (put) or the annotation (patch) is new.
+        created: Whether the file (put), the annotation, or any of several (patch) is new.
         etag: ETag of the file after the write.
         warnings: What was kept although viewers may not understand it.
         newly_held: Number of removals that were held back for the first time.
         changed: Whether anything was written.
         notes: What else the record of the write tells.
+        ids: Ids of the annotations, of a write of several, in its order.
+        added: Those of them that are new.
     """
 
     filename: str
@@ -81,3 +85,5 @@ class Written:
     newly_held: int = 0
     changed: bool = True
     notes: SaveNotes = NO_NOTES
+    ids: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()

@@ -54,6 +54,14 @@ def batch_job(environment: Mapping[str, str]) -> BatchJob | None:
     )
 
 
+def node_name(environment: Mapping[str, str]) -> str | None:
+    """Return the name that a batch system has for this machine; None without one.
+
+    Its host name may be one that other machines do not know.
+    """
+    return environment.get("NEUROTRALE_NODE_NAME") or environment.get("SLURMD_NODENAME") or None
+
+
 def startup_message(
     started: Started, job: BatchJob | None, token_file: Path | None = None
 ) -> list[str]:
@@ -194,6 +202,7 @@ def start(root: Path, options: dict[str, Any]) -> None:
         ),
         ready_file=options["ready_file"],
         spool=options["spool"],
+        node_name=node_name(os.environ),
     )
     on_started = partial(
         _print_startup_message, job=batch_job(os.environ), token_file=options["token_file"]

@@ -91,6 +91,7 @@ class ServeSettings:
         limits: The limits of each worker.
         ready_file: Written once the service answers requests, removed when it stops.
         spool: Where large bodies wait until they are complete; None for the temporary directory.
+        node_name: Name of this machine in the ready file and messages; None for its host name.
     """
 
     app: AppSettings
@@ -103,6 +104,7 @@ class ServeSettings:
     limits: Limits = field(default_factory=Limits)
     ready_file: Path | None = READY_FILE.default
     spool: Path | None = SPOOL.default
+    node_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +137,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         The exit code of the process.
 
     Raises:
-        StartError: The data root, the address, the token file, the ready file or the directory for
-            uploads is not usable.
+        StartError: The data root, the address, or one of the paths is not usable.
     """
     # Before any thread is started: one that does not block them would be stopped by them.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -172,7 +173,7 @@ def serve(settings: ServeSettings, on_started: Callable[[Started], None]) -> int
         if settings.ready_file is not None:  # it may be left by a service that died
             settings.ready_file.unlink(missing_ok=True)
         url, facts = address_facts(listening, settings.host, settings.unix_socket)
-        facts |= {"node": socket.gethostname(), "pid": os.getpid()}
+        facts |= {"node": settings.node_name or socket.gethostname(), "pid": os.getpid()}
         notes = watch.notes if watch else []
         started = Started(url, facts, data_root.root, data_root.datasets(), notes)
         gc.freeze()  # keeps the memory shared that workers have in common with this process
@@ -279,13 +280,9 @@ def _check_ready_file(path: Path | None) -> None:
 
 
 def _warn_about_hidden_paths(data_root: DataRoot, *, tokens: bool) -> None:
-    if (data_root.root / "api").is_dir():
-        log.warning(
-            "%s/api is not served: /api/ is the documentation. Rename the directory.",
-            data_root.root,
-        )
-    if tokens and (data_root.root / "token").exists():
-        log.warning(
-            "%s/token is not served: URLs with a token begin with /token/. Rename it.",
-            data_root.root,
-        )
+    for name, is_hidden, reason in (
+        ("api", True, "/api/ is the documentation"),
+        ("token", tokens, "URLs with a token begin with /token/"),
+    ):
+        if is_hidden and (data_root.root / name).exists():
+            log.warning("%s/%s is not served: %s. Rename it.", data_root.root, name, reason)

@@ -24,6 +24,7 @@ from neurotrale.errors import (
 )
 from neurotrale.storage.descriptors import Directory
 from neurotrale.storage.directories import directories_below
+from neurotrale.storage.links import parts_below
 from neurotrale.storage.names import (
     METADATA_NAMES,
     Parts,
@@ -283,8 +284,8 @@ class DataRoot:
         """
         if self.follow_symlinks:
             return True
-        real = Path(os.path.realpath(path))
-        return real.is_relative_to(self.root) and not is_hidden(real.relative_to(self.root).parts)
+        parts = parts_below(str(self.root), os.path.realpath(path))
+        return parts is not None and not is_hidden(parts)
 
 
 def may_be_served(parts: Parts, status: os.stat_result) -> bool:

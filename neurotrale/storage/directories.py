@@ -21,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from neurotrale.storage.descriptors import PATH_FLAGS, Directory, close_in_time
+from neurotrale.storage.links import parts_below, what_is_missing
 from neurotrale.storage.names import Parts, is_hidden
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,6 @@ class Directories:
     def __init__(self, root: str, *, follow_symlinks: bool = False) -> None:
         self.root = root
         self.follow_symlinks = follow_symlinks
-        self._prefix = root.rstrip("/") + "/"
         self._open = OpenDirectories()
 
     def get(self, parts: Parts) -> Directory:
@@ -211,22 +211,22 @@ class Directories:
         if hops >= MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), link)
         real = os.path.realpath(os.path.join(above.path, target))
-        parts: Parts | None = None
-        if real == self.root:
-            parts = ()
-        elif real.startswith(self._prefix):
-            parts = tuple(real[len(self._prefix) :].split("/"))
+        parts = parts_below(self.root, real)
+        missing = what_is_missing(real) if parts is None else None
+        if missing is not None and self.follow_symlinks:
+            log.warning("%s is a symbolic link to %s, %s (answered with 404)", link, real, missing)
         if not self.follow_symlinks:
             if parts is None:
-                raise _refused(link, real, f"out of the data root {self.root}")
+                raise _refused(link, real, f"out of the data root {self.root}", missing)
             if is_hidden(parts):
                 raise _refused(link, real, "to a hidden file")
         return real, parts
 
 
-def _refused(link: str, real: str, where: str) -> OSError:
+def _refused(link: str, real: str, where: str, missing: str | None = None) -> OSError:
+    to = real if missing is None else f"{real}, {missing}"
     advice = "answered with 404, allow that with --follow-symlinks"
-    log.warning("refused %s: a symbolic link leads %s, to %s (%s)", link, where, real, advice)
+    log.warning("refused %s: a symbolic link leads %s, to %s (%s)", link, where, to, advice)
     return OSError(errno.ELOOP, f"a symbolic link leads {where}", link)
 
 

@@ -28,6 +28,7 @@ TABLE: dict[type[Exception], tuple[str, str]] = {
     errors.ChangedError: (falcon.HTTP_412, "Changed in the meantime"),
     errors.TooLargeError: (falcon.HTTP_413, "Too large"),
     errors.NameTooLongError: (falcon.HTTP_414, "Name too long"),
+    errors.OtherRequestError: (falcon.HTTP_422, "Another request"),
     errors.RuleBrokenError: (falcon.HTTP_422, "Not a valid annotation"),
     errors.DamagedError: (falcon.HTTP_500, "Damaged file"),
     errors.BusyError: (falcon.HTTP_503, "Try again"),

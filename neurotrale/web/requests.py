@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -232,3 +233,43 @@ def number_parameter(
 def flag_parameter(req: Request, name: str) -> bool:
     """Return whether the query has a parameter, with a value that means yes or without one."""
     return req.get_param_as_bool(name, blank_as_true=True) or False
+
+
+def optional_id(req: Request) -> str | None:
+    """Return the annotation id in the query; None if it is absent.
+
+    Raises:
+        BadInputError: The id is empty, which does not mean all of them, or there are several.
+    """
+    ids = _ids(req)
+    if len(ids) > 1:
+        raise BadInputError("The query has more than one id; send one at a time.")
+    return ids[0] if ids else None
+
+
+def required_ids(req: Request) -> list[str]:
+    """Return the annotation ids in the query of a DELETE, at least one.
+
+    Raises:
+        BadInputError: There is none, one is empty, or one is there twice.
+    """
+    ids = _ids(req)
+    if not ids:
+        raise BadInputError(
+            f"{req.method} needs the annotation's id in the query, as in ?id=4f2a..., or several,"
+            " as in ?id=4f2a...&id=91b7... (a file is never deleted)."
+        )
+    repeated, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise BadInputError(
+            f"The query has the id {repeated!r} more than once; send each id once."
+            " Nothing was changed."
+        )
+    return ids
+
+
+def _ids(req: Request) -> list[str]:
+    ids = req.get_param_as_list("id") or []
+    if "" in ids:
+        raise BadInputError("The query's id is empty; name an annotation, as in ?id=4f2a...")
+    return ids

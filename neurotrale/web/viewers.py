@@ -10,6 +10,7 @@ from falcon import Request
 
 from neurotrale.annotations.changes import Author, Preconditions, WriteContext
 from neurotrale.annotations.handover import ARRIVED_NS, PARKING, Parking
+from neurotrale.annotations.operation_ids import HEADER, check_operation_id
 from neurotrale.annotations.store import AnnotationStore, Read
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.settings.service import GuardMode
@@ -58,6 +59,9 @@ def write_context(req: Request, guard: GuardMode = "off") -> WriteContext:
     Args:
         req: A request that writes.
         guard: Whose whole-file writes are merged, and whether removals are held back.
+
+    Raises:
+        BadInputError: Its operation id is not one.
     """
     condition = _condition(req)
     address = req.remote_addr or ""
@@ -67,7 +71,14 @@ def write_context(req: Request, guard: GuardMode = "off") -> WriteContext:
     author = Author(name, address, "" if viewer is None else viewer.label)
     parking: Parking | None = req.env.get(PARKING)
     return WriteContext(
-        author, condition, viewer, arrived_ns(req), guard != "off", from_viewer, parking
+        author,
+        condition,
+        viewer,
+        arrived_ns(req),
+        guard != "off",
+        from_viewer,
+        _operation_id(req),
+        parking,
     )
 
 
@@ -84,6 +95,15 @@ def remembered_viewer(req: Request, guard: GuardMode) -> Viewer | None:
 def arrived_ns(req: Request) -> int:
     """Return when a request arrived, in nanoseconds since the epoch."""
     return int(req.env.get(ARRIVED_NS) or time.time_ns())
+
+
+def _operation_id(req: Request) -> str:
+    key = req.get_header(HEADER)
+    if key is None:
+        return ""
+    key = key.strip()
+    check_operation_id(key)
+    return key
 
 
 def _condition(req: Request) -> Preconditions:

@@ -72,9 +72,9 @@ class Cluster:
         """Run launch on the login node."""
         return self.user.run([self.scripts / "launch", *words], check=check)
 
-    def launch_from_afar(self, *words: str | Path) -> list[str | Path]:
+    def launch_from_afar(self, *words: str | Path, ssh: Sequence[str] = SSH) -> list[str | Path]:
         """The command that runs launch on a computer that knows the login node by ssh alone."""
-        return ["env", f"NEUROTRALE_SSH={shlex.join(SSH)}", self.scripts / "launch",
+        return ["env", f"NEUROTRALE_SSH={shlex.join(ssh)}", self.scripts / "launch",
                 "--login", LOGIN, *words]  # fmt: skip
 
     def submit(self, data: Path, *settings: str, options: Sequence[str] = SMALL) -> str:

@@ -4,6 +4,7 @@ For every test here:
 
 - ``hpc``: an ordinary user. ``hpc.run([...])`` runs a command as it; ``hpc.start([...], log)``.
 - ``shared``: a directory for one test, that belongs to this user and that everybody can read.
+- ``unmounted``: the same, where a container sees only what is bound.
 - ``sources``: a copy of the project that this user can read.
 - ``sif``: the Apptainer image, built by this user from `apptainer.def`, readable by all.
 - ``data``: a data root with one dataset, that this user may write to.
@@ -54,6 +55,13 @@ def shared(ground: Path, hpc: User) -> Iterator[Path]:
     place.chmod(0o755)
     yield hpc.own(place)
     shutil.rmtree(place, ignore_errors=True)
+
+
+@pytest.fixture
+def unmounted(hpc: User) -> Iterator[Path]:
+    """A directory for one test that Apptainer shows to no container by itself, unlike `shared`."""
+    with machine.unmounted() as place:
+        yield hpc.own(place)
 
 
 @pytest.fixture(scope="session")

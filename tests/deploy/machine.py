@@ -20,8 +20,10 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -111,6 +113,22 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("", 0))
         return int(free.getsockname()[1])
+
+
+@contextmanager
+def unmounted() -> Iterator[Path]:
+    """A directory, for the block, that Apptainer shows to no container by itself."""
+    top = next((top for top in ("/srv", "/opt", "/mnt") if os.access(top, os.W_OK)), None)
+    if top is None:
+        missing(
+            "nothing but /tmp, /var/tmp and homes can be written to, which containers see anyway"
+        )
+    place = Path(tempfile.mkdtemp(prefix="neurotrale-deploy-", dir=top))
+    place.chmod(0o755)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @dataclass(frozen=True)

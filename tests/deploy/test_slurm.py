@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import requests
 from tests.datasets import write_dataset
 from tests.deploy import cluster as real
 from tests.deploy.cluster import SMALL, Cluster, Connection
+from tests.deploy.login import SHARED, greeting, login_node
 from tests.deploy.machine import User, eventually, free_port
 from tests.deploy.samples import CHUNK, FIBERS, POINT
 from tests.processes import children
@@ -269,12 +270,22 @@ def test_launch_given_something_wrong_says_what(
 def test_session_with_a_tunnel_goes_on_after_the_time_limit(
     cluster: Cluster, data: Path, shared: Path
 ) -> None:
-    # Slurm sends the signal to stop one to two minutes before the end: in this job at once.
-    real.needs_login(cluster.user)
+    # Slurm sends the signal to stop one to two minutes before the end: in this job at once. The
+    # connection is shared, as guides recommend, and the login shell greets.
+    with (
+        greeting(cluster.user),
+        login_node(cluster.user, shared / "ssh", client=SHARED) as login,
+    ):
+        goes_on_after_the_time_limit(cluster, data, shared, login.ssh)
+
+
+def goes_on_after_the_time_limit(
+    cluster: Cluster, data: Path, shared: Path, ssh: Sequence[str]
+) -> None:
     port, log = free_port(), shared / "launch.log"
     command = cluster.launch_from_afar(
         "submit", data, f"IMAGE={cluster.image}", "RESUBMIT=1", "--tunnel", "--local-port",
-        str(port), "--", "--time=2", "--cpus-per-task=1",
+        str(port), "--", "--time=2", "--cpus-per-task=1", ssh=ssh,
     )  # fmt: skip
 
     def said(pattern: str) -> str:
@@ -293,7 +304,7 @@ def test_session_with_a_tunnel_goes_on_after_the_time_limit(
         eventually(lambda: real.is_open(port), "the second tunnel")
         # The same address, the same token, another job.
         assert requests.patch(f"{url}{FIBERS}?id=two", data=POINT).status_code == 201
-        cluster.user.run(cluster.launch_from_afar("stop", first))
+        cluster.user.run(cluster.launch_from_afar("stop", first, ssh=ssh))
         said(rf"^launch: (session {first} is over)")
     job = cluster.ended(first)
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0")

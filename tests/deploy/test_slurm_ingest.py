@@ -66,6 +66,27 @@ def test_array_makes_the_dataset_that_its_planes_are(
     assert np.array_equal(chunk.reshape(36, 64, 64), voxels[64:100, 0:64, 64:128])
 
 
+def test_array_sees_what_its_options_name_however_they_are_written(
+    cluster: Cluster, shared: Path, unmounted: Path
+) -> None:
+    planes, dest = unmounted / "planes, all: 1", unmounted / "new" / "lab" / "mouse-5"
+    planes.mkdir()
+    for z in range(2):
+        tifffile.imwrite(planes / f"plane-{z:04}.tif", np.full((70, 70), z, "uint8"))
+    (unmounted / "lists").mkdir()
+    order = unmounted / "lists" / "order.txt"
+    order.write_text("plane-0001.tif\nplane-0000.tif\n")
+    cluster.user.own(unmounted)
+    env = {"NEUROTRALE_IMAGE": str(cluster.image), "SBATCH_TIMELIMIT": "5", "SBATCH_EXPORT": "NONE"}
+    words = [f"--source={planes}/*.tif", f"--dest={dest}", f"--order={order}", "--voxel-size=1,1,1"]
+    said = cluster.user.run([cluster.scripts / "ingest", "1", *words], env=env, cwd=shared).stdout
+    (finish,) = re.findall(r"^job (\d+): finishes", said, re.MULTILINE)
+    job = cluster.ended(finish)
+    logs = "\n".join(path.read_text() for path in shared.glob("neurotrale-ingest-*.log"))
+    assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), logs
+    assert json.loads((dest / "info").read_text())["scales"][0]["size"] == [70, 70, 2]
+
+
 def test_array_that_fails_takes_the_job_after_it_along(
     cluster: Cluster, data: Path, shared: Path
 ) -> None:

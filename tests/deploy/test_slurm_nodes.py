@@ -92,3 +92,12 @@ def test_two_nodes_stop_without_losing_an_edit(cluster: Cluster, data: Path) -> 
     assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0")
     assert cluster.log(session).count("SIGTERM: finishing the requests in flight") == 2
     assert {id_ for one in writers for id_ in one.acknowledged} <= real.ids_in(data)
+
+
+def test_job_on_two_nodes_refuses_an_address_that_only_one_of_them_reaches(
+    cluster: Cluster, data: Path
+) -> None:
+    session = cluster.submit(data, "HOST=127.0.0.1", options=[*SMALL, "--nodes=2"])
+    done = cluster.launch("show", session, check=False)
+    assert done.returncode == 3
+    assert "HOST must be 0.0.0.0, not 127.0.0.1" in done.stderr

@@ -130,7 +130,8 @@ _TABLE: Final = (
         "link-broken",
         "symbolic links whose target does not exist",
         "Nothing, as if the file did not exist (status 404).",
-        "Restore the target, or point the link to where it is now.",
+        "Restore the target, or point the link to where it is now; in a container, bind the"
+        " directory that the finding names.",
     ),
     _error(
         "annotations-empty",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from neurotrale.errors import MissingError, NameTooLongError
 from neurotrale.storage.data_root import DataRoot
+from neurotrale.storage.links import what_is_missing
 from neurotrale.storage.names import check_name
 from neurotrale.tools.check.findings import Findings
 
@@ -97,10 +98,11 @@ class DirectoryWalker:
 
     def _is_valid_link(self, entry: os.DirEntry[str], path: str) -> bool:
         target = os.readlink(entry.path)
+        if not os.path.exists(entry.path):
+            missing = what_is_missing(os.path.realpath(entry.path)) or "which does not exist"
+            self.findings.add("link-broken", path, f"points to {target}, {missing}")
+            return False
         if not self.data_root.contains(entry.path):
             self.findings.add("link-outside", path, f"points to {target}")
-            return False
-        if not os.path.exists(entry.path):
-            self.findings.add("link-broken", path, f"points to {target}")
             return False
         return True

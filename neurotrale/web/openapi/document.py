@@ -15,7 +15,8 @@ from falcon_apispec import FalconPlugin
 
 import neurotrale
 from neurotrale.web.auth import PUBLIC_PATH
-from neurotrale.web.openapi.components import COMMON, HEADERS, RESPONSES, complete, parameters
+from neurotrale.web.openapi.components import COMMON, HEADERS, RESPONSES, complete
+from neurotrale.web.openapi.parameters import parameters
 from neurotrale.web.openapi.schemas import SCHEMAS
 from neurotrale.web.router import App, OrderedRouter, Route
 

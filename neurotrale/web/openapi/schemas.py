@@ -64,9 +64,10 @@ _CONFLICTS: Json = {
 _COUNTED = ("added", "changed", "removed", "held", "conflicts", "ignored", "stale")
 
 
-def _written(key: str) -> Json:
+def _written(key: str, schema: Json = _TEXT, **more: Json) -> Json:
     properties = {
-        key: _TEXT,
+        key: schema,
+        **more,
         "warnings": _TEXTS,
         "kept": _COUNT,
         "ignored": _COUNT,
@@ -93,6 +94,7 @@ _CHANGE: Json = {
     "kept": _of("integer", description="Number of removals that this change held back."),
     "held": _TEXTS,
     "session": _of("string", description="Which viewer: a hash; empty for other clients."),
+    "operations": {**_TEXTS, "description": "The Idempotency-Key of each request that had one."},
     "conflicts": _CONFLICTS,
     "ignored": {**_TEXTS, "description": "Dropped because the user left the slice; they stay."},
     "stale": {**_TEXTS, "description": "Not put back to an older revision."},
@@ -285,4 +287,7 @@ SCHEMAS: dict[str, Json] = {
     ),
     "Stored": _written("filename"),
     "Changed": _written("id"),
+    "ChangedMany": _written(
+        "ids", _TEXTS, created={**_TEXTS, "description": "Those that are new, of a PATCH."}
+    ),
 }

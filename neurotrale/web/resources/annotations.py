@@ -15,7 +15,13 @@ from neurotrale.layers.spatial_index import CoordinateSpaces
 from neurotrale.queries.query import search_file
 from neurotrale.settings.service import GuardMode
 from neurotrale.storage.names import AnnotationName, AnnotationUrl, parse_position
-from neurotrale.web.requests import VIEWER_HEADERS, is_viewer, single_param
+from neurotrale.web.requests import (
+    VIEWER_HEADERS,
+    is_viewer,
+    optional_id,
+    required_ids,
+    single_param,
+)
 from neurotrale.web.resources.search import SearchParameters, parse_search
 from neurotrale.web.responses import (
     Compressor,
@@ -218,7 +224,7 @@ class AnnotationResource:
             removals that are held back, `ignored` annotations that it dropped because its user
             left the slice, and `conflicts` names the fields that somebody else had changed, too.
         tags: [Annotations]
-        parameters: [Dataset, Block, Leaf, Position, IfMatch, PutIfNoneMatch]
+        parameters: [Dataset, Block, Leaf, Position, IfMatch, NewIfNoneMatch, IdempotencyKey]
         requestBody:
             required: true
             content:
@@ -235,27 +241,48 @@ class AnnotationResource:
         summary: Replace or add one annotation
         description: >-
             The body is the annotation; its `id` must equal the one in the query, or be absent. All
-            other annotations of the file stay as they are, byte for byte.
+            other annotations of the file stay as they are, byte for byte. Without `id` in the
+            query, the body is an array of annotations, each with its `id`: all of them are replaced
+            or added, or none. With `If-None-Match: *`, annotations are only added: 412 if one is
+            there already.
         tags: [Annotations]
-        parameters: [Dataset, Block, Leaf, Position, Id, IfMatch]
-        requestBody: {required: true, content: Annotation}
+        parameters:
+            [Dataset, Block, Leaf, Position, OptionalId, IfMatch, NewIfNoneMatch, IdempotencyKey]
+        requestBody:
+            required: true
+            content:
+                application/json:
+                    schema:
+                        oneOf:
+                            - {$ref: '#/components/schemas/Annotation'}
+                            - {type: array, items: {$ref: '#/components/schemas/Annotation'}}
         responses: {200: Changed, 201: Changed, 409: Conflict, 413: TooLarge, 422: RuleBroken}
         """
-        id_ = _required_id(req, "PATCH")
-        written = self.store.patch(name, id_, self._body(req), write_context(req))
-        send_written(resp, written, {"id": id_})
+        context, id_ = write_context(req), optional_id(req)
+        if id_ is None:
+            written = self.store.patch_all(name, self._body(req), context)
+            send_written(resp, written, {"ids": written.ids, "created": written.added})
+        else:
+            written = self.store.patch(name, id_, self._body(req), context)
+            send_written(resp, written, {"id": id_})
 
     def on_delete(self, req: Request, resp: Response, name: AnnotationName) -> None:
-        """Remove one annotation.
+        """Remove annotations.
         ---
-        summary: Remove one annotation
-        description: A file is never deleted; PUT an empty array to empty it.
+        summary: Remove one annotation, or several
+        description: >-
+            With several `id`s, all of them are removed, or none. A file is never deleted; PUT an
+            empty array to empty it.
         tags: [Annotations]
-        parameters: [Dataset, Block, Leaf, Position, Id, IfMatch]
+        parameters: [Dataset, Block, Leaf, Position, OneOrMoreIds, IfMatch, IdempotencyKey]
         responses: {200: Changed, 409: Conflict}
         """
-        id_ = _required_id(req, "DELETE")
-        send_written(resp, self.store.delete(name, id_, write_context(req)), {"id": id_})
+        context, ids = write_context(req), required_ids(req)
+        if len(ids) > 1:
+            written = self.store.delete_all(name, ids, context)
+            send_written(resp, written, {"ids": written.ids})
+        else:
+            send_written(resp, self.store.delete(name, ids[0], context), {"id": ids[0]})
 
     def _body(self, req: Request) -> bytes:
         # Not req.media: browsers label the JSON text/plain, which Falcon refuses with 415.
@@ -265,27 +292,3 @@ class AnnotationResource:
                 f"The body is larger than {self.max_body_bytes} bytes (the option --max-body-mb)."
             )
         return body
-
-
-def optional_id(req: Request) -> str | None:
-    """Return the annotation id in the query; None if it is absent.
-
-    Raises:
-        BadInputError: The id is empty, which does not mean all of them, or there are several.
-    """
-    ids = req.get_param_as_list("id") or []
-    if len(ids) > 1:
-        raise BadInputError("The query has more than one id; send one at a time.")
-    if ids == [""]:
-        raise BadInputError("The query's id is empty; name an annotation, as in ?id=4f2a...")
-    return ids[0] if ids else None
-
-
-def _required_id(req: Request, method: str) -> str:
-    id_ = optional_id(req)
-    if id_ is None:
-        raise BadInputError(
-            f"{method} needs the annotation's id in the query, as in ?id=4f2a..."
-            + (" (a file is never deleted)." if method == "DELETE" else ".")
-        )
-    return id_

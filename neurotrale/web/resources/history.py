@@ -17,9 +17,10 @@ from neurotrale.web.requests import (
     MAX_NUMBER,
     flag_parameter,
     number_parameter,
+    optional_id,
     time_parameter,
 )
-from neurotrale.web.resources.annotations import JSON, optional_id, resolve_block
+from neurotrale.web.resources.annotations import JSON, resolve_block
 from neurotrale.web.responses import send_written
 from neurotrale.web.viewers import write_context
 
@@ -133,7 +134,7 @@ class RestoreResource(_FileResource):
         tags: [History]
         parameters:
             [Dataset, Block, Leaf, Position, OptionalRevision, OptionalId, Removed, Reverted, By,
-             Session, Since, IfMatch]
+             Session, Since, IfMatch, IdempotencyKey]
         requestBody: {required: true, content: {application/json: {schema: {type: object}}}}
         responses: {200: Stored, 201: Stored, 409: Conflict, 415: UnsupportedMediaType}
         """
@@ -209,7 +210,7 @@ class HeldResource(_FileResource):
             Removes the held annotations, or with `id` one of them, from the file; with
             `navigation`, what one save dropped that was ignored because its viewer left the slice.
         tags: [History]
-        parameters: [Dataset, Block, Leaf, Position, OptionalId, LeftIn, IfMatch]
+        parameters: [Dataset, Block, Leaf, Position, OptionalId, LeftIn, IfMatch, IdempotencyKey]
         responses: {200: Stored, 409: Conflict}
         """
         id_ = optional_id(req)
@@ -260,4 +261,5 @@ def _change(entry: JournalEntry, applied: bool, max_ids: int) -> dict[str, objec
             "stale": len(entry.save.stale),
         },
         **({"restored": entry.target} if entry.op == "restore" else {}),
+        **({"operations": [one.key for one in entry.operations]} if entry.operations else {}),
     }
