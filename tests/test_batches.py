@@ -138,10 +138,10 @@ def test_each_write_meets_the_file_as_the_one_before_leaves_it(stores: Stores) -
 
 def test_writes_that_are_all_refused_write_nothing(stores: Stores) -> None:
     stores.put(array(A))
-    before = stores.file.stat(), stores.journal.path.read_bytes()
+    before = Stamp.of(stores.file.stat()), stores.journal.path.read_bytes()
     results = writer().write_together([delete(stores, "x"), delete(stores, "y")])
     assert [type(result) for result in results] == [MissingError, MissingError]
-    assert (stores.file.stat(), stores.journal.path.read_bytes()) == before
+    assert (Stamp.of(stores.file.stat()), stores.journal.path.read_bytes()) == before
 
 
 def test_first_write_makes_the_file_that_the_others_change(stores: Stores) -> None:

@@ -22,8 +22,12 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from neurotrale.annotations.compaction import Compaction
+from neurotrale.annotations.contents import Contents
+from neurotrale.annotations.discarding import Discarding
 from neurotrale.chunks.encode import encode_chunk
 from neurotrale.cli import main
+from neurotrale.locking.locks import Locks
 from neurotrale.precomputed.grid import Grid
 from neurotrale.storage.names import ChunkName
 from neurotrale.tools.check.rules import KINDS
@@ -32,6 +36,7 @@ from tests.conftest import CopyDemo, StartService
 from tests.datasets import ANNOTATIONS, boxes, gradient, info_of, write_dataset
 from tests.processes import neurotrale, run
 from tests.stacks import ingest, write_planes
+from tests.stores import Stores, open_stores
 from tests.test_advice import advice_to_remove
 from tests.test_cli import like_anybody
 
@@ -195,6 +200,7 @@ def test_check_changes_nothing(brain: Path) -> None:
 
 FINE = "1_1_1/0-8_0-8_0-8"
 FIBERS = "annotations/x0y0z0/fibers.json"
+ARCHIVE = "annotations/x0y0z0/.fibers.json.journal."
 
 
 def edit_info(dataset: Path, change: Callable[[Any], object]) -> None:
@@ -239,6 +245,23 @@ def rename(old: str, new: str) -> Callable[[Path], None]:
 
 def link(name: str, target: str) -> Callable[[Path], None]:
     return lambda dataset: (dataset / name).symlink_to(target)
+
+
+def archived(dataset: Path) -> Stores:
+    """Make a history of three changes: two archives, and a journal of the last one."""
+    stores = open_stores(dataset.parent)
+    compaction = Compaction(Locks("flock"))
+    for n in range(3):
+        stores.patch("changed", point=[n, n, n])
+        compaction.compact(stores.file, FIBERS, "9")
+    return stores
+
+
+def discarded(dataset: Path) -> Stores:
+    stores = archived(dataset)
+    discarding = Discarding(Compaction(Locks("flock")), Contents())
+    discarding.discard(stores.file, FIBERS, "9", "2026-07-01T00:00:00.000Z", "eve")
+    return stores
 
 
 def cut(name: str, size: int) -> Callable[[Path], None]:
@@ -412,6 +435,22 @@ SICK = (
          {"id-repeated": 1}, FIBERS, "'a' at [0], [2]"),
     Sick("ids in two files", lambda d: shutil.copy(d / FIBERS, d / "annotations/x1y1z0/copy.json"),
          {"id-elsewhere": 3}, FIBERS, "is also in annotations/x1y1z0/copy.json"),
+    Sick("archive with another byte", lambda d: (archived(d), flip(f"{ARCHIVE}1.zst", 60)(d)),
+         {"archive-damaged": 1}, f"{ARCHIVE}1.zst", "this archive is damaged"),
+    Sick("archive cut off", lambda d: (archived(d), cut(f"{ARCHIVE}2.zst", 90)(d)),
+         {"archive-damaged": 1}, f"{ARCHIVE}2.zst", "it is cut off"),
+    Sick("archive that is a link", lambda d: (archived(d), rename(f"{ARCHIVE}2.zst", "x")(d),
+         link(f"{ARCHIVE}2.zst", "../../x")(d)), {"archive-damaged": 1}, f"{ARCHIVE}2.zst",
+         "it is a symbolic link"),
+    Sick("first archive missing", lambda d: (archived(d), remove(f"{ARCHIVE}1.zst")(d)),
+         {"history-incomplete": 1}, ARCHIVE[:-1], "records 1 to 1 of the history are missing"),
+    Sick("last archive missing", lambda d: (archived(d), remove(f"{ARCHIVE}2.zst")(d)),
+         {"history-incomplete": 1}, ARCHIVE[:-1], "records 2 to 2 of the history are missing"),
+    Sick("all archives missing", lambda d: (archived(d), remove(f"{ARCHIVE}1.zst")(d),
+         remove(f"{ARCHIVE}2.zst")(d)), {"history-incomplete": 1}, ARCHIVE[:-1],
+         "the first one that is there is 3"),
+    Sick("checkpoint cut off", lambda d: (discarded(d), cut(f"{ARCHIVE}checkpoint.zst", 90)(d)),
+         {"archive-damaged": 1}, f"{ARCHIVE}checkpoint.zst", "it is cut off"),
     Sick("slice of five digits", write("annotations/x0y0z0/z-12345.json", "[]"),
          {"slice-name": 1}, "annotations/x0y0z0/z-12345.json"),
     Sick("slice without zeros in front", rename("annotations/x0y0z0/z-0007.json",

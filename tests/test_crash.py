@@ -52,6 +52,8 @@ WATCHED = {
         "annotations/journal.py",
         "annotations/paths.py",
         "annotations/batch.py",
+        "annotations/compaction.py",
+        "annotations/discarding.py",
         "annotations/contents.py",
         "annotations/transaction.py",
         "locking/locks.py",

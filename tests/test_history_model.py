@@ -25,11 +25,13 @@ from hypothesis.stateful import (
 )
 
 from neurotrale.annotations.changes import Author, Preconditions, WriteContext
+from neurotrale.annotations.compaction import Compaction
 from neurotrale.annotations.contents import etag_of
 from neurotrale.annotations.corrections import corrections
 from neurotrale.annotations.revisions import ChangeFilter, content_at
 from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import ChangedError, DamagedError, MissingError
+from neurotrale.locking.locks import Locks
 from tests.examples import examples
 from tests.stores import IN_MEMORY, NAME, array, open_stores
 from tests.viewers import pieces_of
@@ -401,6 +403,13 @@ class Histories(RuleBasedStateMachine):
         self.file.unlink()
         self.model.now = None
 
+    @precondition(lambda self: self._journal().path.exists())
+    @rule(kept=st.integers(0, 5))
+    def old_records_move_into_an_archive(self, kept: int) -> None:
+        newest = [entry.at for entry in self._journal().entries()][:kept]
+        before = newest[-1] if newest else "9"
+        Compaction(Locks("flock")).compact(self.file, "fibers.json", before)
+
     @rule(node=nodes)
     def restart(self, node: str) -> None:
         self.stores[node] = open_stores(self.root)
@@ -468,6 +477,8 @@ class Histories(RuleBasedStateMachine):
     def nothing_else_is_in_the_directory(self) -> None:
         names = set(os.listdir(self.file.parent))
         hidden = {f".fibers.json{end}" for end in (".lock", ".journal", ".journal.base")}
+        archives = self._journal().archives
+        hidden |= {archives.path(number).name for number in archives.numbers()}
         assert names <= {"fibers.json", *hidden}
 
 

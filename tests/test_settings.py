@@ -146,7 +146,7 @@ def test_other_name_of_an_option_means_the_same(
     ("name", "commands"),
     [
         ("jobs", {"ingest", "check", "repack"}),
-        ("dry-run", {"ingest", "repack"}),
+        ("dry-run", {"ingest", "repack", "compact"}),
         ("log-level", set(COMMANDS)),
     ],
 )

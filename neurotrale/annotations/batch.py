@@ -35,7 +35,7 @@ from neurotrale.annotations.journal_records import (
 )
 from neurotrale.annotations.operation_ids import OperationIds
 from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.annotations.revisions import applied_changes
+from neurotrale.annotations.revisions import applied_changes, until_damage
 from neurotrale.annotations.touched import ids_in
 from neurotrale.annotations.viewers import NO_NOTES
 from neurotrale.errors import OtherRequestError
@@ -224,7 +224,7 @@ class Batch:
         return None if self._content is None else self._content.index
 
     def _earlier(self, intent: str) -> JournalEntry | None:
-        changes = applied_changes(self.journal, self.before)
+        changes = until_damage(applied_changes(self.journal, self.before))
         return next((one for one, applied in changes if applied and one.intent == intent), None)
 
 

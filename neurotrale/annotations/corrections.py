@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from neurotrale.annotations.archives import Archives, Checkpoint
 from neurotrale.annotations.contents import Content, Contents
+from neurotrale.annotations.folds import AuthorFolds, Fold, folds_of
 from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalRecord
 from neurotrale.annotations.revisions import applied_changes
 from neurotrale.annotations.spelling import Parsed, edited_keys
-from neurotrale.annotations.touched import changes_in
 from neurotrale.annotations.validation import KNOWN_KEYS
-from neurotrale.errors import MissingError, reading
+from neurotrale.errors import BadInputError, MissingError, reading
 from neurotrale.storage.directories import directory_at
 from neurotrale.storage.regular import is_regular
 
@@ -64,15 +63,6 @@ class Correction(msgspec.Struct, frozen=True):
 _encoder = msgspec.json.Encoder()
 
 
-@dataclass(slots=True)
-class _Fold:
-    first: bytes | None
-    last: bytes | None
-    by: str
-    at: str
-    is_saved: bool = True  # only by saves of the whole file
-
-
 def corrections(
     annotations: Path, since: str | None = None, by: str | None = None
 ) -> Iterator[Correction]:
@@ -95,20 +85,31 @@ def block_corrections(
 ) -> Iterator[Correction]:
     """Iterate over the corrections of the files in a block's directory."""
     for journal in _journals(block):
-        file = journal.with_name(journal.name[1 : -len(".journal")])
         with suppress(MissingError):  # the block was removed or replaced since it was listed
-            yield from file_corrections(file, since, by)
+            yield from file_corrections(_file_of(journal), since, by)
 
 
-def check_journals(block: Path) -> None:
-    """Check that all journals in a block's directory are regular files.
+def check_journals(block: Path, since: str | None = None) -> None:
+    """Check that the corrections of the files in a block's directory can be read.
+
+    Args:
+        block: The directory.
+        since: The time since which they are wanted (ISO 8601, UTC).
 
     Raises:
-        DamagedError: One of them is a link, a pipe or the like.
+        BadInputError: A file's records since then were discarded, and those before, too.
+        DamagedError: A journal is a link, a pipe or the like, or a checkpoint is damaged.
     """
     for journal in _journals(block):
         with reading(f"{block.name}/{journal.name}"):
-            is_regular(journal)
+            if is_regular(journal):
+                checkpoint = Archives(_file_of(journal)).checkpoint()
+                if checkpoint is not None:
+                    _includes(checkpoint, since)
+
+
+def _file_of(journal: Path) -> Path:
+    return journal.with_name(journal.name[1 : -len(".journal")])
 
 
 def _journals(block: Path) -> list[Path]:
@@ -126,7 +127,8 @@ def file_corrections(
     """Iterate over the corrections of one annotation file.
 
     Raises:
-        DamagedError: Its journal is a link, a pipe or the like.
+        BadInputError: Some of the records since then were discarded.
+        DamagedError: Its journal is a link, a pipe or the like, or an archive is damaged.
         ReadOnlyError, BusyError: It cannot be read.
     """
     with reading(f"{file.parent.name}/{file.name}"):
@@ -146,19 +148,62 @@ def file_corrections(
             )
 
 
-def _folds(file: Path, since: str | None, by: str | None) -> dict[str, _Fold]:
-    folds: dict[str, _Fold] = {}
+def _folds(file: Path, since: str | None, by: str | None) -> dict[str, Fold]:
+    """Return the selected changes of each annotation, taken together.
+
+    They are read again if records are discarded meanwhile.
+    """
     journal = Journal(file)
+    while True:
+        checkpoint = journal.archives.checkpoint()
+        folds = _read_folds(journal, checkpoint, since, by)
+        if journal.archives.checkpoint() == checkpoint:
+            return folds
+
+
+def _read_folds(
+    journal: Journal, checkpoint: Checkpoint | None, since: str | None, by: str | None
+) -> dict[str, Fold]:
+    folds: dict[str, Fold] = {}
+    if checkpoint is not None and _includes(checkpoint, since):
+        kept = AuthorFolds(journal.archives.kept_lines())
+        for id_, fold in kept.selected(by):
+            _add(folds, id_, fold)
     applied = {
-        entry.n for entry, took_effect in applied_changes(journal, _content(file)) if took_effect
+        entry.n
+        for entry, took_effect in applied_changes(journal, _content(journal.file))
+        if took_effect
     }
     numbers = journal.numbers(since)
     for record in journal.records_forward():
         if record.op == "outside" or record.n not in applied:
             continue
         if record.n in numbers and (by is None or record.by == by):
-            _fold(folds, record)
+            for id_, fold in folds_of(record).items():
+                _add(folds, id_, fold)
     return folds
+
+
+def _includes(checkpoint: Checkpoint, since: str | None) -> bool:
+    """Return whether all records that were discarded are selected; False if none is.
+
+    Raises:
+        BadInputError: Some of them are.
+    """
+    if since is None or since <= checkpoint.first_at:
+        return True
+    if since > checkpoint.latest_at:
+        return False
+    raise BadInputError(
+        f"since={since} is within what was discarded. {checkpoint.sentence} Ask for corrections"
+        f" after {checkpoint.latest_at}, or for all."
+    )
+
+
+def _add(folds: dict[str, Fold], id_: str, fold: Fold) -> None:
+    known = folds.setdefault(id_, fold)
+    if known is not fold:
+        known.add(fold)
 
 
 def _content(file: Path) -> Content | None:
@@ -168,18 +213,7 @@ def _content(file: Path) -> Content | None:
         return None
 
 
-def _fold(folds: dict[str, _Fold], record: JournalRecord) -> None:
-    changes = changes_in(record.bytes_hunks())
-    steps: dict[str, tuple[bytes | None, bytes | None]] = dict(changes.changed)
-    steps |= {id_: (None, content) for id_, content in changes.added.items()}
-    steps |= {id_: (content, None) for id_, content in changes.removed.items()}
-    for id_, (before, after) in steps.items():
-        fold = folds.setdefault(id_, _Fold(before, after, record.by, record.at))
-        fold.last, fold.by, fold.at = after, record.by, record.at
-        fold.is_saved = fold.is_saved and record.op == "put"
-
-
-def _kind(fold: _Fold) -> Kind | None:
+def _kind(fold: Fold) -> Kind | None:
     if fold.first is None:
         return None if fold.last is None else "added"
     if fold.last is None:

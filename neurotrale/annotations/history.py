@@ -64,6 +64,12 @@ class AnnotationHistory:
         with reading(file.display_path):
             yield from selected_changes(Journal(file.path), self._current(file), filter_)
 
+    def discarded(self, file: AnnotationFile) -> str | None:
+        """Return a sentence on which records of a file were discarded; None if none were."""
+        with reading(file.display_path):
+            checkpoint = Journal(file.path).archives.checkpoint()
+        return None if checkpoint is None else checkpoint.sentence
+
     def revision(self, file: AnnotationFile, revision: int) -> bytes:
         """Return the content of a file after a change; revision 0 is before the first one.
 

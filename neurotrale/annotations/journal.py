@@ -18,10 +18,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 
+from neurotrale.annotations.archives import Archives, first_number
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.journal_records import (
     FORMAT,
@@ -30,6 +32,7 @@ from neurotrale.annotations.journal_records import (
     JournalRecord,
     NewRecord,
     joined_blocks,
+    number_of,
     parse_entry,
     parse_head,
     parse_record,
@@ -70,6 +73,11 @@ class Journal:
         self.path = file.with_name(f".{file.name}.journal")
         self.base_path = file.with_name(f".{file.name}.journal.base")
         self.burst_path = file.with_name(f".{file.name}.burst")
+
+    @cached_property
+    def archives(self) -> Archives:
+        """The older records, which saves rarely look at."""
+        return Archives(self.file)
 
     @property
     def exists(self) -> bool:
@@ -123,6 +131,7 @@ class Journal:
         pieces = (piece for record in records for piece in record.line())
         if append(self.path, joined_blocks(first, pieces), self.file, _HEAD):
             self._follow_with_base()
+            self.archives.follow_file()
 
     def begin(self, records: Sequence[NewRecord], content: Content | None) -> None:
         """Save the content before the first effective record as the base, and append records.
@@ -147,7 +156,7 @@ class Journal:
         if content is None:
             return
         if not self._link_base(content):  # no hard links on this file system, or not permitted
-            create_file(self.base_path, content.body, like=self.file)
+            create_file(self.base_path, [content.body], like=self.file)
         fsync_directory(self.base_path.parent)
 
     def _link_base(self, content: Content) -> bool:
@@ -180,13 +189,18 @@ class Journal:
             if any(entry.old == state for entry in self.entries()):
                 follow(base.fileno(), permissions_of(self.file))
 
-    def base(self) -> bytes | None:
-        """Return the content before the first recorded change; None if there was no file."""
-        try:
-            with open_companion(self.base_path, self.file) as base:
-                return base.read()
-        except FileNotFoundError:
-            return None
+    def base(self, state: ContentState | None = None) -> bytes | None:
+        """Return the content before the first change that is recorded; None if it is not there.
+
+        Args:
+            state: The content that the first record replaced; None for whatever is there.
+        """
+        for path in (self.archives.next_base_path, self.base_path):
+            with suppress(FileNotFoundError), open_companion(path, self.file) as base:
+                body = base.read()
+                if state in (None, ContentState(len(body), etag_of(body))):
+                    return body
+        return None
 
     def entries(self, before: int | None = None) -> Iterator[JournalEntry]:
         """Iterate over the records without their hunks, newest first.
@@ -196,7 +210,7 @@ class Journal:
         """
         last = 0
         for most_bytes in (HEAD_BYTES, sys.maxsize):
-            for line in self._lines_backwards(most_bytes):
+            for line in self._lines_backwards(most_bytes, before):
                 is_large = len(line) > HEAD_BYTES
                 entry = parse_head(line) if is_large else parse_entry(line)
                 if entry is None and is_large and most_bytes == HEAD_BYTES:
@@ -235,21 +249,34 @@ class Journal:
 
     def records_forward(self) -> Iterator[JournalRecord]:
         """Iterate over the whole records, oldest first."""
-        try:
-            with open_companion(self.path, self.file) as journal:
-                for line in journal:
-                    record = parse_record(line)
-                    if record is not None:
-                        yield record
-        except FileNotFoundError:
-            return
+        for line in self._lines():
+            record = parse_record(line)
+            if record is not None:
+                yield record
 
-    def _lines_backwards(self, most_bytes: int = sys.maxsize) -> Iterator[bytes]:
+    def _lines(self) -> Iterator[bytes]:
         try:
-            with open_companion(self.path, self.file) as journal:
-                yield from lines_backwards(journal, most_bytes)
+            journal = open_companion(self.path, self.file)
         except FileNotFoundError:
+            yield from self.archives.lines(None)
             return
+        # Opened before the archives are looked for, so that no record moves out of sight.
+        with journal:
+            yield from self.archives.lines(first_number(journal))
+            journal.seek(0)
+            yield from journal
+
+    def _lines_backwards(
+        self, most_bytes: int = sys.maxsize, before: int | None = None
+    ) -> Iterator[bytes]:
+        first: int | None = None
+        with suppress(FileNotFoundError), open_companion(self.path, self.file) as journal:
+            for line in lines_backwards(journal, most_bytes):
+                number = number_of(line)
+                first = number or first
+                if before is None or number < before:
+                    yield line
+        yield from self.archives.lines_backwards(first, most_bytes, before)
 
     def _ends_torn(self) -> bool:
         try:

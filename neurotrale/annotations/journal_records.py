@@ -14,7 +14,7 @@ from neurotrale.annotations.document import Hunk
 from neurotrale.annotations.pieces import PIECE_BYTES, check_utf8, decoded_pieces
 from neurotrale.annotations.viewers import NO_NOTES, SaveNotes
 
-FORMAT = 2
+FORMAT = 3
 """The format of the records that this version writes; those without a number have format 1.
 
 A version that finds a newer one does not write, because it does not know what it would break. So it
@@ -129,6 +129,11 @@ class JournalEntry(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True
         """How many saves the record stands for."""
         return self.n - self.first_covered + 1
 
+    @property
+    def oldest(self) -> int:
+        """Number of the oldest record that this one must not be parted from; its own if none."""
+        return min(self.first_covered, self.first or self.n, self.aborts.start or self.n)
+
 
 class JournalRecord(JournalEntry, frozen=True, omit_defaults=True, kw_only=True):
     """A whole record.
@@ -225,6 +230,15 @@ def joined_blocks(first: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield b"".join(block)
 
 
+_NUMBER = re.compile(rb'\{"n":(\d+)[,}]')
+
+
+def number_of(line: bytes) -> int:
+    """Return the number of the record of a line; 0 if it is torn before that."""
+    match = _NUMBER.match(line)
+    return 0 if match is None else int(match[1])
+
+
 def parse_entry(line: bytes) -> JournalEntry | None:
     """Return a record without its hunks; None if the line is torn."""
     try:
@@ -246,6 +260,23 @@ def parse_head(line: bytes) -> JournalEntry | None:
     if stop < 0 or not _END.search(line, len(line) - END_BYTES):
         return None
     return parse_entry(line[:stop] + b"}")
+
+
+def in_this_format(entry: JournalEntry, start: bytes) -> bytes:
+    """Return the start of a record's line with the number of this version's format.
+
+    Args:
+        entry: The record.
+        start: The start of its line: all that is before its hunks, or the whole line.
+    """
+    stop = start.find(_HUNKS)
+    stop = start.rindex(b"}") if stop < 0 else stop
+    return _encoder.encode(msgspec.structs.replace(entry, format=FORMAT))[:-1] + start[stop:]
+
+
+def has_hunks(start: bytes) -> bool:
+    """Return whether the start of a line reaches to the hunks of its record."""
+    return _HUNKS in start
 
 
 def parse_record(line: bytes) -> JournalRecord | None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from neurotrale.annotations.changes import apply, reversed_hunks
 from neurotrale.annotations.contents import Content, etag_of
 from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import JournalEntry, JournalRecord
+from neurotrale.errors import DamagedError
 from neurotrale.storage.atomic import temporary_path
 from neurotrale.storage.cache import Stamp
 from neurotrale.storage.regular import is_regular
+
+T = TypeVar("T")
 
 
 class NoHistoryError(LookupError):
@@ -66,6 +70,12 @@ class ChangeFilter:
                 or self.id_ in (*touched(entry), *entry.held_removals, *entry.save.navigated)
             )
         )
+
+
+def until_damage(records: Iterator[T]) -> Iterator[T]:
+    """Iterate over records up to an archive that is damaged; saves need no more."""
+    with suppress(DamagedError):
+        yield from records
 
 
 def touched(entry: JournalEntry) -> list[str]:
@@ -149,19 +159,28 @@ def content_at(journal: Journal, revision: int, content: Content | None) -> byte
 
     Args:
         journal: The file's journal.
-        revision: Number of the change; 0 is the file before the first one. For a change that was
-            recorded but never applied, the result is what it would have written.
+        revision: Number of the change; 0 is the file before the first one, or the last record that
+            was discarded. For a change that was recorded but never applied, the result is what it
+            would have written.
         content: Current content of the file, from which recent revisions are derived; None derives
             them from the first content instead.
 
     Raises:
-        NoHistoryError: There is no such revision, or its content is not recorded.
+        NoHistoryError: There is no such revision, its content is not recorded, was discarded, or
+            cannot be read.
     """
-    if content is not None:
-        body = _backwards(journal, revision, content)
-        if body is not None:
-            return body
-    return _forwards(journal, revision)
+    try:
+        checkpoint = journal.archives.checkpoint()
+        start = 0 if checkpoint is None else checkpoint.through
+        if checkpoint is not None and revision < start:
+            raise NoHistoryError(f"There is no revision {revision}. {checkpoint.sentence}")
+        if content is not None:
+            body = _backwards(journal, revision, content, start)
+            if body is not None:
+                return body
+        return _forwards(journal, revision, start)
+    except DamagedError as error:  # of an archive
+        raise NoHistoryError(f"Revision {revision} cannot be restored: {error}") from error
 
 
 def content_with(journal: Journal, etag: str, content: Content | None) -> bytes | None:
@@ -172,7 +191,7 @@ def content_with(journal: Journal, etag: str, content: Content | None) -> bytes 
         etag: The hash, see `neurotrale.annotations.contents.etag_of`.
         content: Current content of the file.
     """
-    for entry in journal.entries():
+    for entry in until_damage(journal.entries()):
         for state, revision in ((entry.new, entry.n), (entry.old, entry.n - 1)):
             if state is not None and state.hash == etag:
                 try:
@@ -187,7 +206,7 @@ def content_with(journal: Journal, etag: str, content: Content | None) -> bytes 
 def recent_contents(journal: Journal, content: Content, most: int) -> Iterator[bytes]:
     """Iterate over the contents of a file before each of its latest changes, newest first."""
     body, state = content.body, (len(content.body), content.etag)
-    for record in islice(journal.records(), most):
+    for record in islice(until_damage(journal.records()), most):
         if record.op == "void" or _state(record.new) != state:
             continue
         try:
@@ -212,7 +231,7 @@ def existed_at(journal: Journal, revision: int) -> bool:
     return first is not None and first.old is not None
 
 
-def _backwards(journal: Journal, revision: int, content: Content) -> bytes | None:
+def _backwards(journal: Journal, revision: int, content: Content, start: int) -> bytes | None:
     body = content.body
     state = (len(body), content.etag)
     aborted: set[int] = set()
@@ -235,28 +254,28 @@ def _backwards(journal: Journal, revision: int, content: Content) -> bytes | Non
             return None
         state = _state(record.old) or (0, etag_of(b""))
         at_target = True
-    return body if revision == 0 and at_target else None
+    return body if revision == start and at_target else None
 
 
-def _forwards(journal: Journal, revision: int) -> bytes:
+def _forwards(journal: Journal, revision: int, start: int) -> bytes:
     aborted = {n for entry in journal.entries() for n in entry.aborts}
     records = [
         record
         for record in journal.records_forward()
         if record.op != "void"
         and (record.n not in aborted or record.n == revision)
-        and record.n <= (revision or sys.maxsize)
+        and record.n <= (sys.maxsize if revision == start else revision)
     ]
-    if not records or (revision and records[-1].n != revision):
+    if not records or (revision != start and records[-1].n != revision):
         raise NoHistoryError(f"There is no revision {revision}.")
     first = records[0]
-    body = b"" if first.old is None else journal.base()
-    if body is None or not _fits(first, body):
+    body = b"" if first.old is None else journal.base(first.old)
+    if body is None:
         raise NoHistoryError(
             f"Revision {revision} cannot be restored: the file's first content is missing"
             f" ({journal.base_path.name}), or is not the one that was recorded."
         )
-    if revision == 0:
+    if revision == start:
         return body
     for record in records:
         body = _step(record, body, revision)
@@ -273,10 +292,6 @@ def _step(record: JournalRecord, body: bytes, revision: int) -> bytes:
             f"Revision {revision} cannot be restored: the journal is damaged at change {record.n}."
         )
     return body
-
-
-def _fits(first: JournalRecord, body: bytes) -> bool:
-    return first.old is None or _state(first.old) == (len(body), etag_of(body))
 
 
 def _state(state: object) -> tuple[int, str] | None:

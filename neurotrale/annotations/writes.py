@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Protocol
 
-from neurotrale.annotations.changes import WriteContext
+from neurotrale.annotations.changes import AppliedChange, WriteContext
 from neurotrale.annotations.index import Index
 from neurotrale.annotations.planned_writes import PlannedWrite
 from neurotrale.annotations.saves import Saves
@@ -45,16 +45,16 @@ class FileWriter:
     Args:
         changes: Changes files.
         views: What clients saw of them.
-        before: Called with the path of a file, relative to the data root, before it is changed.
+        on_change: Called with the path of a file, relative to the data root, when it was changed.
     """
 
     def __init__(
         self,
         changes: FileChanges,
         views: Views | None = None,
-        before: Callable[[str], None] = lambda filename: None,
+        on_change: Callable[[str], None] = lambda filename: None,
     ) -> None:
-        self.changes, self.views, self.before = changes, views or Views(None), before
+        self.changes, self.views, self.on_change = changes, views or Views(None), on_change
 
     def saw(self, viewer: Viewer, file: str, etag: str, arrived_ns: int) -> None:
         """Record that a client asked for a file, see `Views.saw`."""
@@ -107,7 +107,6 @@ class FileWriter:
             BusyError, ReadOnlyError, DiskFullError: None of them was applied.
         """
         file = requests[0].file
-        self.before(file.display_path)
         planned = [
             PlannedWrite(request, is_wanted)
             for request, is_wanted in zip(
@@ -121,6 +120,8 @@ class FileWriter:
         applied = self.changes.change_together(file.path, file.display_path, planned)
         if saves is not None:
             saves.finish()
+        if any(isinstance(result, AppliedChange) and result.changed for result in applied):
+            self.on_change(file.display_path)
         return [
             result if isinstance(result, Exception) else plan.finish(result)
             for plan, result in zip(planned, applied, strict=True)

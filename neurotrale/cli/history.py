@@ -107,7 +107,12 @@ def _history(lock: Any = "auto", share: str = "auto") -> AnnotationHistory:
     return AnnotationHistory(contents, FileWriter(changes))
 
 
-def _annotation_file(file: Path) -> AnnotationFile:
+def annotation_file(file: Path) -> AnnotationFile:
+    """Return an annotation file that exists or has a journal.
+
+    Raises:
+        MissingError: Neither the file nor its journal exists.
+    """
     with reading(str(file)):
         path = file.resolve()  # the service, too, locks and records the target of a link
         exists = path.is_file() or Journal(path).exists
@@ -116,12 +121,16 @@ def _annotation_file(file: Path) -> AnnotationFile:
     return AnnotationFile(path, str(file))
 
 
-def _write_context() -> WriteContext:
+def user_name() -> str:
+    """Return the name of the user who runs the command."""
     try:
-        name = getpass.getuser()
+        return getpass.getuser()
     except (KeyError, OSError):  # in a container, the user may have no name
-        name = f"uid {os.getuid()}"
-    return WriteContext(Author(name, COMMAND_LINE))
+        return f"uid {os.getuid()}"
+
+
+def _write_context() -> WriteContext:
+    return WriteContext(Author(user_name(), COMMAND_LINE))
 
 
 def _one_line(annotation: bytes) -> str:
@@ -142,7 +151,7 @@ def history(
     show: int | None,
 ) -> None:
     """List the changes of an annotation FILE, newest first, one per line."""
-    revisions, target = _history(), _annotation_file(file)
+    revisions, target = _history(), annotation_file(file)
     if show is not None:
         write_data(
             revisions.revision(target, show)
@@ -164,6 +173,8 @@ def history(
     more = sum(1 for _ in changes)
     if more:
         say(f"{more} more changes: list them with --limit {len(listed) + more} or --all", err=True)
+    elif (discarded := revisions.discarded(target)) is not None:
+        say(discarded)
 
 
 @declared("restore")
@@ -184,7 +195,7 @@ def restore(
 
     The service may be running. The restoration is recorded as a change, too.
     """
-    revisions, target = _history(lock, share), _annotation_file(file)
+    revisions, target = _history(lock, share), annotation_file(file)
     context = _write_context()
     after = parse_time(since, "--since") if since else None
     if removed:
@@ -209,7 +220,7 @@ def restore(
 @_FILE
 def held(file: Path, id_: str | None, navigation: int | None, confirm: bool, lock: str) -> None:
     """List the annotations of a FILE whose removal was held back, as JSON Lines."""
-    revisions, target = _history(lock), _annotation_file(file)
+    revisions, target = _history(lock), annotation_file(file)
     if confirm:
         ids = [] if id_ is None else [id_]
         revisions.confirm(target, ids, _write_context(), navigation)

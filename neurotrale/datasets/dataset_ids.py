@@ -142,6 +142,8 @@ class DatasetIds:
                 content = file.read(MOST_BYTES + 1)
         except FileNotFoundError:
             return None, None
+        if status.st_nlink == 0:  # another service has just replaced it, which set its ctime
+            return None, None
         try:
             stored = _stored_ids.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError):

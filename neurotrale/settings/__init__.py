@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from neurotrale.settings import records, stacks
+from neurotrale.settings import history, records, stacks
 from neurotrale.settings.service import SERVICE, SERVICE_RULES
 from neurotrale.settings.setting import Command
 
@@ -29,4 +29,5 @@ _SERVING = (
     ),
 )
 
-COMMANDS = {command.name: command for command in (*_SERVING, *stacks.COMMANDS, *records.COMMANDS)}
+_ALL = (*_SERVING, *stacks.COMMANDS, *history.COMMANDS, *records.COMMANDS)
+COMMANDS = {command.name: command for command in _ALL}

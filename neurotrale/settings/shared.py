@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Literal, get_args
 
 from neurotrale.settings.setting import Flag, Integer, OneOf, Parsed, Setting, Text
@@ -109,6 +110,18 @@ def parse_base_path(text: str) -> str:
             " any of -._~ between slashes."
         )
     return path
+
+
+_SPAN = re.compile(r"(\d{1,6})\s*([hdw]?)", re.IGNORECASE | re.ASCII)
+_HOURS = {"": 24, "h": 1, "d": 24, "w": 168}
+
+
+def parse_span(text: str) -> timedelta:
+    """Parse a span of time, such as ``90d``; a number alone is of days."""
+    match = _SPAN.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a time; expected days, weeks or hours: 90d, 12w, 48h.")
+    return timedelta(hours=int(match[1]) * _HOURS[match[2].lower()])
 
 
 def triple_parser(kind: type[int] | type[float]) -> Callable[[str], tuple[float, float, float]]:

@@ -239,12 +239,12 @@ def _begins_with(descriptor: int, head: bytes) -> bool:
     return head.startswith(os.pread(descriptor, len(head), 0))
 
 
-def create_file(path: Path, content: bytes, like: Path) -> None:
+def create_file(path: Path, pieces: Iterable[bytes], like: Path) -> None:
     """Create a file and make its content durable; its name needs `fsync_directory`.
 
     Args:
         path: The file; it must not exist.
-        content: The content.
+        pieces: The content, in order.
         like: A file whose permissions it gets, as far as the kernel permits.
 
     Raises:
@@ -255,7 +255,7 @@ def create_file(path: Path, content: bytes, like: Path) -> None:
             permissions = _permissions_like(like)
             if permissions is not None:
                 apply_permissions(file, permissions)
-            write_all(file, [content])
+            write_all(file, pieces)
             os.fsync(file)
         except BaseException:
             with suppress(OSError):

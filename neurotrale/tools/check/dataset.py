@@ -23,6 +23,7 @@ from neurotrale.precomputed.sharding import Sharding, sharding_of
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.names import BlockName, check_name
 from neurotrale.tools.check.annotations import AnnotationCheck
+from neurotrale.tools.check.archives import ArchiveCheck
 from neurotrale.tools.check.findings import CheckCounts, CheckRequest, Findings
 from neurotrale.tools.check.scale import ScaleCheck
 from neurotrale.tools.check.walk import DirectoryWalker, WalkedEntry
@@ -253,6 +254,8 @@ class _DatasetCheck:
     def _check_annotations(self, files: list[WalkedEntry]) -> None:
         jobs, places = self._request.jobs, self._request.places
         AnnotationCheck(self._walker, files, self._counts, jobs, places).check()
+        blocks = {os.path.dirname(file.relative_path) for file in files}
+        ArchiveCheck(self._walker, blocks, jobs).check()
 
     def _report_layout(self) -> None:
         """Report that the dataset itself is in another layout, such as OME-NGFF."""

@@ -161,6 +161,20 @@ _TABLE: Final = (
         " and so is the next save of the file.",
         "Give each annotation its own id.",
     ),
+    _error(
+        "archive-damaged",
+        "archives of the history that are damaged",
+        "Nothing changes, and saves go on. Older changes and revisions, and corrections, cannot be"
+        " read (status 500, or 404 for a revision).",
+        "Put the file back from a backup. Until then keep it: what is not damaged can be read.",
+    ),
+    _error(
+        "history-incomplete",
+        "records of the history that neither an archive nor the journal has",
+        "Nothing changes, and saves go on. Changes and revisions before them, and corrections,"
+        " cannot be read, or lack them.",
+        "Put the archives and the journal back from one backup.",
+    ),
     _warning(
         "edge-missing",
         "chunks at the far edge of a coarser scale are missing",

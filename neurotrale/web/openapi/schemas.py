@@ -112,6 +112,7 @@ _HISTORY: Json = {
         "filename": _TEXT,
         "changes": _array({"type": "object", "properties": _CHANGE}),
         "next": _of("integer", description="`before` of the next page."),
+        "discarded": _of("string", description="Which records were discarded; on the last page."),
     },
 }
 

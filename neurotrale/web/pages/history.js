@@ -200,6 +200,7 @@ async function loadOlder(before) {
   const page = await ask(`${file}/history?${query}`);
   if (before == null) list.replaceChildren();
   list.append(...page.changes.map(describe));
+  if (page.discarded) list.append(element("li", {}, page.discarded));
   more.hidden = page.next == null;
   more.onclick = () => loadOlder(page.next).catch((error) => say(error.message, true));
   return page;

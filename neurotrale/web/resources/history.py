@@ -56,7 +56,8 @@ class HistoryResource(_FileResource):
             Each change with its number, time, author and operation, and the ids that it added,
             changed and removed: the count of each, and the first few (`ids` sets how many).
             `applied` is false for a change that was recorded but, because of a crash, never made.
-            Every page but the last has `next`: pass it as `before` to get the next page.
+            Every page but the last has `next`: pass it as `before` to get the next page. The last
+            one has `discarded` if older records were discarded: a sentence that says which.
         tags: [History]
         parameters:
             [Dataset, Block, Leaf, Position, OptionalId, Since, Until, By, Session, Left, Before,
@@ -83,6 +84,8 @@ class HistoryResource(_FileResource):
         }
         if page.next_before is not None:
             media["next"] = page.next_before
+        elif (discarded := self.history.discarded(file)) is not None:
+            media["discarded"] = discarded
         resp.media = media
         resp.cache_control = ["no-cache"]
 

@@ -99,7 +99,7 @@ class CorrectionsResource:
             self.files.data_root.path(block) for block in self.files.block_directories(dataset)
         ]
         for block in blocks:  # now: once the response has begun, an error can only cut it off
-            check_journals(block)
+            check_journals(block, since)
         resp.content_type = NDJSON
         resp.cache_control = ["no-cache"]
         if req.method != "HEAD":
