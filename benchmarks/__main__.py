@@ -11,11 +11,12 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.measures import ALL, Result, Setting
+from benchmarks import large_datasets, measures
+from benchmarks.measures import Result, Setting
 from benchmarks.plot import draw
 from benchmarks.polling import polling
 
-MEASURES = (*ALL, polling)
+MEASURES = (*measures.ALL, polling, *large_datasets.ALL)
 
 
 def main() -> int:

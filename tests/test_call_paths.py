@@ -37,7 +37,7 @@ PACKAGE = f"{REPOSITORY / 'neurotrale'}{os.sep}"
 # what it compares and records into pieces.
 MOST_OF_A_CHUNK = 10
 MOST_OF_A_PATCH = 16
-MOST_OF_A_WRITE = 22
+MOST_OF_A_WRITE = 30
 
 # What writes an annotation file, or brings back what was in it: nothing for a request that reads.
 WRITERS = {

@@ -16,7 +16,8 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.layers.geometry import read_annotation, vertices_of
+from neurotrale.layers.annotation_reader import read_annotation
+from neurotrale.layers.geometry import vertices_of
 from neurotrale.layers.properties import assign_ids
 from tests.conftest import Service, StartService, emptied
 from tests.datasets import write_dataset
@@ -471,7 +472,7 @@ def test_numbers_never_collide_and_do_not_depend_on_the_order(
 ) -> None:
     def numbered(pairs: list[tuple[str, int]]) -> dict[tuple[str, int], int]:
         ids, wheres = [id_ for id_, _ in pairs], [f"file#{place}" for _, place in pairs]
-        return dict(zip(pairs, assign_ids(ids, wheres, _few).tolist(), strict=True))
+        return dict(zip(pairs, assign_ids(ids, lambda: wheres, _few).tolist(), strict=True))
 
     numbers = numbered(named)
     assert len(set(numbers.values())) == len(named)

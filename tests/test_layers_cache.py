@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from neurotrale.layers import sources as shared_caches
-from neurotrale.layers.sources import SharedCache
+from neurotrale.layers import stored_sources
+from neurotrale.layers.stored_sources import SharedCache
+from neurotrale.storage.shared_files import Piece, SharedFiles
 from tests.conftest import StartService
 from tests.datasets import write_dataset
 from tests.shapes import Reader, make_many, write
@@ -21,6 +23,20 @@ from tests.shapes import Reader, make_many, write
 class Thing:
     etag: str
     content: bytes = b""
+
+
+def cache(directory: Path | None) -> SharedCache[Thing]:
+    """A cache with descriptors of its own, as each process has: what excludes them is the lock."""
+    return SharedCache(SharedFiles(directory), "thing 1", encode, decode)
+
+
+def encode(thing: Thing) -> list[Piece]:
+    return [thing.etag.encode(), b"\n", thing.content]
+
+
+def decode(content: Piece) -> Thing:
+    etag, _, rest = bytes(content).partition(b"\n")
+    return Thing(etag.decode(), rest)
 
 
 class Maker:
@@ -37,43 +53,76 @@ class Maker:
 
 def test_thing_is_made_once_for_all_processes(tmp_path: Path) -> None:
     maker = Maker()
-    # Each has a descriptor of its own, as processes have: what excludes them is the lock.
     with ThreadPoolExecutor(8) as pool:
-        found = list(
-            pool.map(lambda _: SharedCache[Thing](tmp_path).get("a", "1", maker), range(40))
-        )
+        found = list(pool.map(lambda _: cache(tmp_path).get("a", "1", maker), range(40)))
     assert found == [maker.thing] * 40
     assert maker.made == 1
 
 
 def test_other_names_and_versions_are_other_things(tmp_path: Path) -> None:
-    shelf, makers = SharedCache[Thing](tmp_path), [Maker("1"), Maker("2"), Maker("1")]
+    shelf, makers = cache(tmp_path), [Maker("1"), Maker("2"), Maker("1")]
     for (key, etag), maker in zip([("a", "1"), ("a", "2"), ("b", "1")], makers, strict=True):
         assert shelf.get(key, etag, maker) == maker.thing
     assert [maker.made for maker in makers] == [1, 1, 1]
 
 
 def test_thing_of_another_version_in_the_end_is_not_kept(tmp_path: Path) -> None:
-    shelf, maker = SharedCache[Thing](tmp_path), Maker("2")
+    shelf, maker = cache(tmp_path), Maker("2")
     assert shelf.get("a", "1", maker).etag == "2"
     assert shelf.get("a", "1", maker).etag == "2"
     assert maker.made == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x05"])
-def test_damaged_thing_is_made_again(tmp_path: Path, content: bytes) -> None:
-    shelf, maker = SharedCache[Thing](tmp_path), Maker()
+def shortened(stored: bytes) -> bytes:
+    return stored[:-1]
+
+
+def altered(stored: bytes) -> bytes:
+    return stored[:-1] + bytes([stored[-1] ^ 1])
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda stored: b"",
+    "shorter than its header": lambda stored: stored[:20],
+    "shortened": shortened,
+    "longer": lambda stored: stored + b"x",
+    "altered": altered,
+    "of another program": lambda stored: b"\x80\x05" + stored,
+    "of another format": lambda stored: stored.replace(b"thing 1", b"thing 2", 1),
+    "altered in its header": lambda stored: stored[:40] + altered(stored[:41])[40:] + stored[41:],
+}
+
+
+@pytest.mark.parametrize("size", [0, 1000, 100_000], ids=["tiny", "read", "mapped"])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_thing_is_made_again(
+    tmp_path: Path, damage: Callable[[bytes], bytes], size: int
+) -> None:
+    shelf, maker = cache(tmp_path), Maker(content=b"a" * size)
     shelf.get("a", "1", maker)
     (file,) = (path for path in tmp_path.iterdir() if not path.suffix)
+    content = damage(file.read_bytes())
+    file.unlink()
     file.write_bytes(content)
     assert shelf.get("a", "1", maker) == maker.thing
     assert shelf.get("a", "1", maker) == maker.thing
     assert maker.made == 2
 
 
+def test_link_in_place_of_a_thing_is_not_followed(tmp_path: Path) -> None:
+    shelf, maker = cache(tmp_path), Maker()
+    shelf.get("a", "1", maker)
+    (file,) = (path for path in tmp_path.iterdir() if not path.suffix)
+    file.rename(tmp_path / "elsewhere.x")
+    file.symlink_to("elsewhere.x")
+    assert shelf.get("a", "1", maker) == maker.thing
+    assert maker.made == 2
+    assert not file.is_symlink()
+
+
 @pytest.mark.parametrize("directory", [None, Path("/nowhere/at/all")])
 def test_without_a_directory_things_are_made_each_time(directory: Path | None) -> None:
-    shelf, maker = SharedCache[Thing](directory), Maker()
+    shelf, maker = cache(directory), Maker()
     assert [shelf.get("a", "1", maker) for _ in range(2)] == [maker.thing] * 2
     assert maker.made == 2
 
@@ -81,8 +130,8 @@ def test_without_a_directory_things_are_made_each_time(directory: Path | None) -
 def test_oldest_things_go_when_there_is_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_caches, "MAX_SHARED_BYTES", 3500)
-    shelf, makers = SharedCache[Thing](tmp_path), [Maker(content=bytes(1000)) for _ in range(6)]
+    monkeypatch.setattr(stored_sources, "MAX_SHARED_BYTES", 3500)
+    shelf, makers = cache(tmp_path), [Maker(content=bytes(1000)) for _ in range(6)]
     for number, maker in enumerate(makers):
         shelf.get(f"{number}", "1", maker)
         os.utime(max(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns))

@@ -17,7 +17,10 @@ import requests
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
+from neurotrale.datasets.background_count import LARGE_BLOCKS
+from neurotrale.datasets.counted_writer import counts_name
 from neurotrale.storage.data_root import DirectoryEntry
+from neurotrale.storage.shared_files import SharedFiles
 from neurotrale.web.pages import index_page
 from tests.conftest import Service, StartService, emptied
 from tests.datasets import ANNOTATIONS, info_of, write_chunks, write_dataset
@@ -139,6 +142,28 @@ def test_index_shows_each_dataset_with_picture_facts_and_progress(
         assert requests.get(href, timeout=60).status_code == 200
     assert visit.complaints == []
     assert visit.origins == {own.url}
+
+
+@pytest.mark.long
+def test_index_shows_how_far_the_count_of_a_large_dataset_is_and_then_the_counts(
+    tmp_path: Path, start_service: StartService, visit: Visit
+) -> None:
+    blocks = tmp_path / "data" / "large" / "annotations"
+    for number in range(LARGE_BLOCKS + 100):
+        (blocks / f"x{number}y0z0").mkdir(parents=True)
+        (blocks / f"x{number}y0z0" / "fibers.json").write_text('[{"id": "a", "reviewed": true}]')
+    (tmp_path / "temporary").mkdir()
+    own = start_service(tmp_path / "data", env={"TMPDIR": str(tmp_path / "temporary")})
+    (shelf,) = (tmp_path / "temporary").iterdir()
+    with SharedFiles(shelf).claimed(f"{counts_name('large/annotations')}.claim"):
+        visit.page.goto(f"{own.url}/")  # as if another worker counted
+        status = card(visit.page, "large").locator(".counting")
+        status.wait_for()
+        assert status.inner_text().startswith("Counting: ")
+    everything = f"{LARGE_BLOCKS + 100:,}"
+    visit.page.get_by_text(f"{everything} of {everything} reviewed").first.wait_for()
+    assert status.count() == 0
+    assert visit.complaints == []
 
 
 @pytest.mark.long

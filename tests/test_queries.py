@@ -13,7 +13,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.layers.geometry import Annotation
+from neurotrale.layers.annotation_reader import Annotation
 from neurotrale.queries.query import AnnotationQuery
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset

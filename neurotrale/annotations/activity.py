@@ -1,4 +1,4 @@
-"""What became of the saves of one viewer, and how many removals are held back in a dataset."""
+"""What became of the saves of one viewer, and how many removals are held back in a file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from neurotrale.annotations.changes import format_time
@@ -16,11 +15,9 @@ from neurotrale.annotations.journal import Journal
 from neurotrale.annotations.journal_records import JournalEntry
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
 from neurotrale.errors import DamagedError, MissingError
-from neurotrale.storage.cache import Stamp, VersionedCache
 from neurotrale.storage.directories import directory_at
 from neurotrale.storage.names import Parts
 
-CACHED_JOURNALS = 10_000
 MOST_ENTRIES = 5000
 """Records of each file that are looked at, from the newest."""
 
@@ -83,7 +80,6 @@ class ActivityLog:
 
     def __init__(self, files: AnnotationFiles) -> None:
         self.files = files
-        self._held: VersionedCache[int] = VersionedCache(CACHED_JOURNALS)
 
     def of_session(self, dataset: Parts, label: str, since: datetime) -> Activity:
         """Return the saves of one viewer in all files of a dataset.
@@ -100,17 +96,6 @@ class ActivityLog:
                     self._read(file, label, oldest, activity)
         activity.changes.sort(key=lambda change: change.record.at, reverse=True)
         return activity
-
-    def held_removals(self, dataset: Parts) -> int:
-        """Return how many removals are held back in a dataset, which people should look at."""
-        total = 0
-        for file, status in self._journals(dataset):
-            stamp = Stamp.of(status)
-            with suppress(OSError, DamagedError):
-                total += self._held.get(
-                    file.path, stamp, partial(_held, file.path), is_settled=stamp.is_settled
-                )
-        return total
 
     def _read(self, file: AnnotationFile, label: str, since: str, activity: Activity) -> None:
         aborted: set[int] = set()
@@ -155,6 +140,7 @@ def _leaf(name: str) -> str:
     return ""
 
 
-def _held(path: Path) -> int:
+def held_removals_of(path: Path) -> int:
+    """Return how many removals the journal of a file holds back, which people should look at."""
     _, applied = Journal(path).tail()
     return 0 if applied is None else len(applied.held_removals)

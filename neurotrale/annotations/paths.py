@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from neurotrale.annotations.block_listing import BlockListing, ListedFile
 from neurotrale.annotations.blocks import ANNOTATIONS, Blocks
 from neurotrale.annotations.journal import Journal
 from neurotrale.errors import MissingError, NameTooLongError, raise_read_error, reading, writing
 from neurotrale.storage.atomic import fsync_directory
+from neurotrale.storage.cache import Stamp
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.directories import directory_of, status_of
 from neurotrale.storage.names import NAME_MAX_BYTES, AnnotationName, Parts
 from neurotrale.storage.permissions import share_directory
+from neurotrale.storage.regular import open_regular
 
 # Leaves room for the names of the journal and the lock beside an annotation file.
 LEAF_MAX_BYTES = NAME_MAX_BYTES - 40
@@ -31,6 +35,23 @@ class AnnotationFile:
 
     path: Path
     display_path: str
+
+    def current_stamp(self) -> Stamp:
+        """Return the version of the file; raises what `read` can raise."""
+        with reading(self.display_path):
+            return Stamp.of(status_of(self.path))
+
+    def read(self) -> tuple[bytes, Stamp, bool]:
+        """Read the file; see `ReadableFile.read`.
+
+        Raises:
+            MissingError: It does not exist.
+            ReadOnlyError, BusyError: It cannot be read.
+        """
+        with reading(self.display_path), open_regular(self.path) as file:
+            stamp = Stamp.of(os.fstat(file.fileno()))
+            is_settled = stamp.is_settled
+            return file.read(), stamp, is_settled
 
 
 class AnnotationFiles:
@@ -113,22 +134,17 @@ class AnnotationFiles:
             self._make_directories(directory.parts)
         return file
 
-    def in_dataset(self, dataset: Parts) -> Iterator[AnnotationFile]:
+    def listing(self, dataset: Parts) -> BlockListing:
+        """Return the blocks of a dataset, to be listed."""
+        return BlockListing(self.data_root, dataset)
+
+    def in_dataset(self, dataset: Parts) -> Iterator[ListedFile]:
         """Return the annotation files of all blocks of a dataset, sorted by block and name.
 
         Raises:
             MissingError: The dataset has no annotations.
         """
-        return self._in_blocks(self.block_directories(dataset))
-
-    def _in_blocks(self, blocks: Sequence[Parts]) -> Iterator[AnnotationFile]:
-        for block in blocks:
-            for leaf in self.leaves(block):
-                try:
-                    file = self._file(block, leaf)
-                except MissingError:  # the block was removed or replaced since it was listed
-                    continue
-                yield file
+        return self.listing(dataset).files()
 
     def block_directories(self, dataset: Parts) -> list[Parts]:
         """Return the block directories of a dataset, sorted by name.
@@ -140,15 +156,6 @@ class AnnotationFiles:
         entries = self.data_root.entries(annotations)
         names = sorted(entry.name for entry in entries if entry.is_directory)
         return [(*annotations, name) for name in names]
-
-    def leaves(self, block: Parts) -> list[str]:
-        """Return the names of the annotation files in a block directory, sorted."""
-        try:
-            entries = list(self.data_root.entries(block))
-        except MissingError:  # removed a moment ago
-            return []
-        names = (entry.name for entry in entries if not entry.is_directory)
-        return sorted(name for name in names if name.endswith(".json"))
 
     def _in_block(self, name: AnnotationName) -> AnnotationFile:
         directory = self.blocks.directory(name)

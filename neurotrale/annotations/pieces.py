@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from random import randrange
+from typing import TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 PIECE_BYTES = 2**18
 
@@ -74,17 +77,56 @@ def split_range(content: bytes, start: int, stop: int) -> Iterator[list[msgspec.
     """
     at = start
     while at < stop:
-        items, at = _next_piece(content, at, stop)
+        items, at = _next_piece(content, at, stop, _split.decode)
         yield items
 
 
-def _next_piece(content: bytes, at: int, stop: int) -> tuple[list[msgspec.Raw], int]:
+def decode_in_pieces(
+    content: bytes, decode: Callable[[bytes], list[T]], piece_bytes: int = PIECE_BYTES
+) -> Iterator[list[T]]:
+    """Decode the items of a JSON array, those of one piece at a time.
+
+    Args:
+        content: The array.
+        decode: Decodes an array; raises one of `MALFORMED` if it is none.
+        piece_bytes: Size of a piece.
+
+    Raises:
+        NotAnArrayError: The content is not a JSON array; some of its items may have been yielded.
+    """
+    opening, stop = _OPENING.match(content), content.rfind(b"]")
+    if opening is None or len(content) <= piece_bytes or content[stop + 1 :].strip(SPACE):
+        try:
+            yield decode(content)
+        except MALFORMED as error:
+            raise _not_an_array(error) from error
+        return
+    at, is_first = opening.end(), True
+    while at <= stop:
+        try:
+            items, at = _next_piece(content, at, stop, decode, piece_bytes)
+        except NotAnArrayError:
+            split_items(content)  # says where the mistake is in the whole
+            raise
+        if not items and not (is_first and at > stop):
+            split_items(content)
+            raise NotAnArrayError("expected a JSON array of annotations, found a comma too many")
+        yield items
+        is_first = False
+
+
+def _next_piece(
+    content: bytes,
+    at: int,
+    stop: int,
+    decode: Callable[[bytes], list[T]],
+    size: int = PIECE_BYTES,
+) -> tuple[list[T], int]:
     """Return the items of a piece, and the offset after the comma that follows it."""
-    size = PIECE_BYTES
     while True:
         for until in _likely_ends(content, at, size, stop):
             try:
-                return _split.decode(b"[" + content[at:until] + b"]"), until + 1
+                return decode(b"[" + content[at:until] + b"]"), until + 1
             except MALFORMED as error:
                 if until == stop:
                     raise _not_an_array(error) from error

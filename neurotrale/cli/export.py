@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
 
+from neurotrale.annotations.block_listing import ReadableFile
 from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
 from neurotrale.cli.declared import declared
 from neurotrale.cli.output import write_data
 from neurotrale.errors import BadInputError, MissingError, writing
 from neurotrale.layers.spatial_index import CoordinateSpace, CoordinateSpaces
 from neurotrale.precomputed.info import Infos
-from neurotrale.queries.formats import buffered, find_format
+from neurotrale.queries.formats import Hits, buffered, find_format
 from neurotrale.queries.query import AnnotationQuery, SearchHit, search_files
 from neurotrale.storage.atomic import replace_file
 from neurotrale.storage.data_root import DataRoot
@@ -53,16 +54,16 @@ def export(
         raise MissingError(f"These files are unreadable and were left out: {'; '.join(damaged)}")
 
 
-def _files_and_space(source: Path) -> tuple[Iterator[AnnotationFile], CoordinateSpace]:
+def _files_and_space(source: Path) -> tuple[Iterable[ReadableFile], CoordinateSpace]:
     """Return the annotation files, and the coordinate space of their dataset."""
     source = Path(os.path.abspath(source))
     if source.is_file():
         file = AnnotationFile(source, f"{source.parent.name}/{source.name}")
         annotations = source.parents[1]
         if annotations.name != "annotations":
-            return iter([file]), CoordinateSpace()
+            return [file], CoordinateSpace()
         data_root = DataRoot(annotations.parent, follow_symlinks=True)
-        return iter([file]), CoordinateSpaces(Infos(data_root)).of(())
+        return [file], CoordinateSpaces(Infos(data_root)).of(())
     if not (source / "annotations").is_dir():
         raise MissingError(
             f"{source} is neither an annotation file nor a dataset: it has no 'annotations'"
@@ -70,7 +71,7 @@ def _files_and_space(source: Path) -> tuple[Iterator[AnnotationFile], Coordinate
         )
     data_root = DataRoot(source, follow_symlinks=True)
     files = AnnotationFiles(data_root).in_dataset(())
-    return iter(files), CoordinateSpaces(Infos(data_root)).of(())
+    return files, CoordinateSpaces(Infos(data_root)).of(())
 
 
 def _check_output(source: Path, output: Path) -> None:
@@ -83,8 +84,8 @@ def _check_output(source: Path, output: Path) -> None:
         )
 
 
-def _noting(hits: Iterator[SearchHit], damaged: list[str]) -> Iterator[SearchHit]:
+def _noting(hits: Hits, damaged: list[str]) -> Iterator[SearchHit | None]:
     for hit in hits:
-        if hit.error:
+        if hit is not None and hit.error:
             damaged.append(f"{hit.block}/{hit.file}: {hit.error}")
         yield hit

@@ -23,6 +23,7 @@ from neurotrale.errors import (
 from neurotrale.precomputed.info import Info, Scale, in_voxels
 from neurotrale.storage.files import StoredFile
 from neurotrale.storage.names import AnnotationUrl, BlockName, Parts, split_path
+from neurotrale.storage.shared_files import SharedFiles
 
 Json = dict[str, object]
 
@@ -72,16 +73,23 @@ class Catalog:
         chunks: The chunks of all datasets.
         annotation_files: Finds annotation files.
         ids: The identities of the datasets.
+        shared: Where the processes of the service share counts.
     """
 
-    def __init__(self, chunks: Chunks, annotation_files: AnnotationFiles, ids: DatasetIds) -> None:
+    def __init__(
+        self,
+        chunks: Chunks,
+        annotation_files: AnnotationFiles,
+        ids: DatasetIds,
+        shared: SharedFiles,
+    ) -> None:
         self.ids = ids
         self.files = chunks.files
         self.data_root = chunks.files.data_root
         self.infos = chunks.infos
         self.thumbnails = Thumbnails(chunks)
         self._layouts = chunks.layouts
-        self.review_progress = ReviewProgress(annotation_files)
+        self.review_progress = ReviewProgress(annotation_files, shared)
         self.activity = ActivityLog(annotation_files)
 
     def summary(self, dataset: Parts) -> Json:
@@ -90,18 +98,15 @@ class Catalog:
         Raises:
             MissingError: There is no such dataset.
             DamagedError: Its `info` is malformed.
-            BusyError: Other annotations are being counted.
+            ReadOnlyError, BusyError: A file cannot be read.
         """
         info = self._info(dataset)
         counts = self.review_progress.of_dataset(dataset)
-        annotations = None
-        if counts is not None:
-            annotations = {**counts.summary(), "held": self.activity.held_removals(dataset)}
         return {
             "name": "/".join(dataset),
             "identity": self.ids.of(dataset).summary(),
             "volume": self._volume(dataset, info) if info is not None else None,
-            "annotations": annotations,
+            "annotations": counts.summary() if counts is not None else None,
             "preview": self.preview_file(dataset) is not None
             or (info is not None and coarsest(info) is not None),
         }
@@ -162,7 +167,7 @@ class Catalog:
         Raises:
             MissingError: There is no such dataset.
             DamagedError: Its `info` is malformed.
-            BusyError: Other annotations are being counted.
+            ReadOnlyError, BusyError: A file cannot be read.
         """
         info = self._info(dataset)
         try:
@@ -170,7 +175,7 @@ class Catalog:
         except (BusyError, DamagedError):  # the viewer opens anyway, with its own contrast
             rendering = None
         counts = self.review_progress.of_dataset(dataset) if annotations else None
-        types = {kind.type for kind in counts.counts} if counts is not None else set()
+        types = {type_ for _, type_ in counts.counts} if counts is not None else set()
         contrast = rendering.contrast if rendering is not None else None
         if info is not None and voxels:
             info = in_voxels(info)

@@ -1,140 +1,22 @@
-"""Annotations as values, and their geometry as arrays, one for each kind.
-
-`read_batches` decodes the fields that sources, queries and exports use. Many annotations are
-decoded in one go, with strict types; only if that fails, because another program wrote one in its
-own way, is each decoded by itself, without its malformed fields.
-"""
+"""The geometry of annotations as arrays, one for each kind."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import chain
-from typing import TYPE_CHECKING, Any, TypeAlias
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, TypeAlias
 
-import msgspec
-
-from neurotrale.annotations.pieces import MALFORMED, split_items
 from neurotrale.late import LazyModule
+from neurotrale.layers.annotation_reader import Annotation, Vertex
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 else:
     np = LazyModule("numpy")
-
-# --- reading ---
-
-BATCH = 4096
-
-Number = float | None
-"""None stands for null, which is how the viewer writes NaN."""
-Vertex = tuple[Number, Number, Number]
-
-
-class Annotation(msgspec.Struct, frozen=True, gc=False):
-    """An annotation; coordinates are (x, y, z) in voxels of the full scale."""
-
-    id: str = ""
-    type: str = ""
-    anntype: str = ""
-    description: str = ""
-    reviewed: bool = False
-    visited: bool = False
-    length: Number = None
-    point: Vertex | None = None
-    pointA: Vertex | None = None  # noqa: N815  the spelling of the file
-    pointB: Vertex | None = None  # noqa: N815
-    center: Vertex | None = None
-    radii: Vertex | None = None
-    points: tuple[Vertex, ...] | None = None
-
-
-_all = msgspec.json.Decoder(list[Annotation])
-_one = msgspec.json.Decoder(Annotation)
-_any = msgspec.json.Decoder()
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Consecutive annotations of a file.
-
-    Attributes:
-        start: Index of the first one in the file.
-        items: Their bytes.
-        annotations: Their parsed fields.
-    """
-
-    start: int
-    items: Sequence[msgspec.Raw]
-    annotations: Sequence[Annotation]
-
-
-def read_batches(content: bytes) -> Iterator[Batch]:
-    """Read the annotations of a file, in order and in batches, as objects take much more memory.
-
-    A malformed field (a number as id, a point with two coordinates) is treated as absent.
-
-    Raises:
-        NotAnArrayError: The content is not a JSON array.
-    """
-    items = split_items(content)
-    for start in range(0, len(items), BATCH):
-        batch = items[start : start + BATCH]
-        yield Batch(start, batch, _read(batch))
-
-
-def _read(items: Sequence[msgspec.Raw]) -> Sequence[Annotation]:
-    try:
-        return _all.decode(b"[" + b",".join(items) + b"]")
-    except MALFORMED:
-        return [read_annotation(item) for item in items]
-
-
-def read_annotation(content: bytes | msgspec.Raw) -> Annotation:
-    """Read one annotation; malformed fields are treated as absent."""
-    try:
-        return _one.decode(content)
-    except MALFORMED:
-        pass
-    try:
-        decoded = _any.decode(content)
-    except MALFORMED:
-        return Annotation()
-    return _lenient(decoded) if isinstance(decoded, dict) else Annotation()
-
-
-def _lenient(decoded: dict[str, Any]) -> Annotation:
-    values: dict[str, Any] = {}
-    for key in Annotation.__struct_fields__:
-        if key not in decoded:
-            continue
-        value = decoded[key]
-        if key == "points" and isinstance(value, list):
-            value = [_vertex(vertex) for vertex in value]
-        elif key in _VERTICES:
-            value = _vertex(value)
-        try:
-            values[key] = msgspec.convert(value, _TYPES[key])
-        except (msgspec.ValidationError, OverflowError):
-            continue
-    return Annotation(**values)
-
-
-_VERTICES = ("point", "pointA", "pointB", "center", "radii")
-_TYPES = {field.name: field.type for field in msgspec.structs.fields(Annotation)}
-
-
-def _vertex(value: Any) -> Any:
-    """Convert a vertex that an older viewer wrote as an object to a list."""
-    if isinstance(value, dict) and value.keys() == {"0", "1", "2"}:
-        return [value["0"], value["1"], value["2"]]
-    return value
-
-
-# --- geometry ---
 
 
 class GeometryKind(Enum):
@@ -210,6 +92,14 @@ class Shapes:
     def __len__(self) -> int:
         return len(self.indices)
 
+    def take(self, rows: Offsets) -> Shapes:
+        """Return the shapes of some annotations, in the order of their rows."""
+        lengths = np.diff(self.offsets)[rows]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        shift = np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
+        points = np.arange(offsets[-1]) + shift
+        return Shapes(self.indices[rows], offsets, self.coordinates.take(points, axis=0))
+
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
@@ -229,28 +119,53 @@ class _Collected:
     indices: list[int] = field(default_factory=list)
     vertices: list[tuple[Vertex, ...]] = field(default_factory=list)
 
+    def sort(self) -> None:
+        """Sort by index: annotations whose types are spelt differently may be of one kind."""
+        if any(later < earlier for earlier, later in pairwise(self.indices)):
+            order = sorted(range(len(self.indices)), key=self.indices.__getitem__)
+            self.indices = [self.indices[number] for number in order]
+            self.vertices = [self.vertices[number] for number in order]
+
 
 def geometry_of(annotations: Sequence[Annotation]) -> Geometry:
     """Collect the coordinates of annotations, and count those that cannot be drawn."""
     skipped: Counter[str] = Counter()
-    collected = {kind: _Collected() for kind in GeometryKind}
-    for index, annotation in enumerate(annotations):
-        kind, vertices = vertices_of(annotation)
+    collected: dict[GeometryKind, _Collected] = {}
+    types = [annotation.type for annotation in annotations]
+    for name in dict.fromkeys(types):
+        indices = [index for index, type_ in enumerate(types) if type_ == name]
+        kind = KIND_OF.get(name.lower())
         if kind is None:
-            skipped[UNKNOWN_TYPE if annotation.type else NO_TYPE] += 1
-        elif not vertices:
-            skipped[NO_GEOMETRY] += 1
-        else:
-            collected[kind].indices.append(index)
-            collected[kind].vertices.append(vertices)
+            skipped[UNKNOWN_TYPE if name else NO_TYPE] += len(indices)
+            continue
+        same = annotations
+        if len(indices) < len(annotations):
+            same = [annotations[index] for index in indices]
+        vertices = _vertices_of_type(name.lower(), same)
+        if not all(vertices):
+            drawn = [number for number, points in enumerate(vertices) if points]
+            skipped[NO_GEOMETRY] += len(vertices) - len(drawn)
+            indices = [indices[number] for number in drawn]
+            vertices = [vertices[number] for number in drawn]
+        same_kind = collected.setdefault(kind, _Collected())
+        same_kind.indices += indices
+        same_kind.vertices += vertices
     shapes = {}
-    for kind, same_kind in collected.items():
-        if same_kind.indices:
-            drawable, not_finite = _shapes(kind, same_kind)
+    for kind in GeometryKind:
+        if kind in collected and collected[kind].indices:
+            drawable, not_finite = _shapes(kind, collected[kind])
             skipped[NOT_FINITE] += not_finite
             if len(drawable):
                 shapes[kind] = drawable
     return Geometry(shapes, {reason: count for reason, count in skipped.items() if count})
+
+
+def _vertices_of_type(name: str, annotations: Sequence[Annotation]) -> list[tuple[Vertex, ...]]:
+    """Return what `vertices_of` does, for many annotations of one type in lower case."""
+    if name != "linestring":
+        return [vertices_of(annotation)[1] for annotation in annotations]
+    lines = [annotation.points or () for annotation in annotations]
+    return [points * 2 if len(points) == 1 else points for points in lines]
 
 
 def vertices_of(annotation: Annotation) -> tuple[GeometryKind | None, tuple[Vertex, ...]]:
@@ -277,10 +192,10 @@ def vertices_of(annotation: Annotation) -> tuple[GeometryKind | None, tuple[Vert
 
 def _shapes(kind: GeometryKind, collected: _Collected) -> tuple[Shapes, int]:
     """Return the annotations whose coordinates are finite, and the number of the others."""
-    numbers = chain.from_iterable(chain.from_iterable(collected.vertices))
-    with np.errstate(over="ignore"):  # values too large for a float32 cannot be drawn
-        coordinates = np.array(list(numbers), np.float64).astype(np.float32).reshape(-1, 3)
+    collected.sort()
     lengths = np.array(list(map(len, collected.vertices)), np.int64)
+    with np.errstate(over="ignore"):  # values too large for a float32 cannot be drawn
+        coordinates = _numbers(collected, 3 * int(lengths.sum())).astype(np.float32).reshape(-1, 3)
     indices = np.array(collected.indices, np.int64)
     starts = np.cumsum(lengths) - lengths
     finite = np.logical_and.reduceat(np.isfinite(coordinates).all(axis=1), starts)
@@ -294,3 +209,13 @@ def _shapes(kind: GeometryKind, collected: _Collected) -> tuple[Shapes, int]:
         coordinates[1::2] = np.abs(coordinates[1::2])
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return Shapes(indices, offsets, coordinates), int((~finite).sum())
+
+
+def _numbers(collected: _Collected, count: int) -> NDArray[np.float64]:
+    """Return all coordinates; null, which stands for NaN, as that."""
+    try:
+        numbers = chain.from_iterable(chain.from_iterable(collected.vertices))
+        return np.fromiter(numbers, np.float64, count)
+    except TypeError:  # a null is among them
+        numbers = chain.from_iterable(chain.from_iterable(collected.vertices))
+        return np.array(list(numbers), np.float64)

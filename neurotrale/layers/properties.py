@@ -34,25 +34,28 @@ def digest(text: str) -> int:
 
 
 def assign_ids(
-    ids: Sequence[str], locations: Sequence[str], hash_text: Callable[[str], int] = digest
+    ids: Sequence[str],
+    locations_of: Callable[[], Sequence[str]],
+    hash_text: Callable[[str], int] = digest,
 ) -> Numbers:
     """Assign a unique number other than 0 to each annotation of a source.
 
     Args:
         ids: The annotations' ids; "" for a missing one.
-        locations: A unique text for each annotation; distinguishes those with the same id.
+        locations_of: Returns a unique text for each annotation, which distinguishes those with the
+            same id. It is called only if there are some.
         hash_text: Hashes a string to 0 ... 2**64 - 1.
 
     Returns:
         Shape (n,). How collisions are resolved depends on ids and locations, not on the order.
     """
-    numbers = np.fromiter(
-        (hash_text(id_ or location) for id_, location in zip(ids, locations, strict=True)),
-        np.uint64,
-        len(ids),
-    )
+    texts = ids
+    if not all(ids):
+        texts = [id_ or at for id_, at in zip(ids, locations_of(), strict=True)]
+    numbers = np.fromiter(map(hash_text, texts), np.uint64, len(ids))
     if len(np.unique(numbers)) == len(numbers) and numbers.all():
         return numbers
+    locations = locations_of()
     taken = {0}
     for row in sorted(range(len(ids)), key=lambda row: (ids[row], locations[row])):
         number = int(numbers[row])

@@ -90,11 +90,14 @@ def encode_records(
     words = np.empty(int(starts[-1]), "<u4")
     if counted:
         words[starts[:-1]] = lengths
-    # The target of each coordinate: those of a record follow each other, after the count.
-    shift = starts[:-1] + counted - 3 * shapes.offsets[:-1]
-    targets = np.arange(3 * len(shapes.coordinates)) + np.repeat(shift, 3 * lengths)
-    words[targets] = shapes.coordinates.astype("<f4").reshape(-1).view("<u4")
-    words[(starts[1:] - WORDS)[:, None] + np.arange(WORDS)] = properties
+    # Whatever is neither a count nor a property is a coordinate: those of all records in a row.
+    are_coordinates = np.ones(len(words), bool)
+    if counted:
+        are_coordinates[starts[:-1]] = False
+    placed = (starts[1:] - WORDS)[:, None] + np.arange(WORDS)
+    are_coordinates[placed] = False
+    words[are_coordinates] = shapes.coordinates.astype("<f4", copy=False).reshape(-1).view("<u4")
+    words[placed] = properties
     return Records(numbers, starts, words)
 
 
@@ -157,21 +160,25 @@ def build_source(
     parts = [(table, table.parts[kind]) for table in tables if kind in table.parts]
     whole = concatenate([part for _, part in parts])
     shapes, columns = whole.shapes, whole.columns
-    locations = [
-        f"{table.display_path}#{index}" for table, part in parts for index in part.shapes.indices
-    ]
-    numbers = assign_ids(columns.ids, locations)
+    numbers = assign_ids(
+        columns.ids,
+        lambda: [
+            f"{table.display_path}#{index}"
+            for table, part in parts
+            for index in part.shapes.indices
+        ],
+    )
     order = np.argsort(numbers)
     described, words = properties_of(columns, numbers)
     files = np.repeat(np.arange(len(parts)), [len(part.shapes) for _, part in parts])
-    sorted_shapes = _reordered(shapes, order)
+    sorted_shapes = shapes.take(order)
     records = encode_records(kind, sorted_shapes, numbers[order], words[order])
-    boxes = Boxes.of(kind, sorted_shapes)
-    lower, upper = space.around(boxes.lower, boxes.upper)
+    around = Boxes.around(kind, sorted_shapes)
+    lower, upper = space.around(around.lower, around.upper)
     grid = SpatialGrid(lower, upper, np.ones(3, np.int64))
     mean_bytes = records.words.nbytes / max(1, len(order)) + 8
     limit = int(np.clip(CELL_BYTES / mean_bytes, MIN_PER_CELL, MAX_PER_CELL))
-    levels = build_levels(boxes, len(order), grid, np.array(space.voxel_nm), limit)
+    levels = build_levels(kind, sorted_shapes, around, grid, np.array(space.voxel_nm), limit)
     info = {
         "@type": "neuroglancer_annotations_v1",
         "dimensions": space.dimensions,
@@ -187,7 +194,7 @@ def build_source(
         msgspec.json.encode(info),
         levels,
         records,
-        [columns.ids[row] for row in order.tolist()],
+        list(map(columns.ids.__getitem__, order.tolist())),
         [table.display_path for table, _ in parts],
         files[order],
     )
@@ -200,11 +207,3 @@ def _described(depth: int, level: GridLevel) -> Json:
         "chunk_size": level.chunk_size,
         "limit": level.limit,
     }
-
-
-def _reordered(shapes: Shapes, order: Offsets) -> Shapes:
-    lengths = np.diff(shapes.offsets)[order]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    shift = np.repeat(shapes.offsets[:-1][order] - offsets[:-1], lengths)
-    points = np.arange(offsets[-1]) + shift
-    return Shapes(shapes.indices[order], offsets, shapes.coordinates[points])

@@ -5,19 +5,12 @@ What one worker computed, it stores for the others: a large source takes seconds
 
 from __future__ import annotations
 
-import fcntl
-import logging
-import os
-import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
-from typing import Generic, Protocol, TypeVar, cast
 
 import msgspec
-import xxhash
 
 from neurotrale.annotations.blocks import ANNOTATIONS
 from neurotrale.annotations.contents import etag_of
@@ -26,17 +19,16 @@ from neurotrale.errors import DamagedError, MissingError
 from neurotrale.layers.geometry import GeometryKind
 from neurotrale.layers.source import LayerSource, build_source
 from neurotrale.layers.spatial_index import CoordinateSpace, CoordinateSpaces
+from neurotrale.layers.stored_sources import SharedCache, decode_source, encode_source
 from neurotrale.layers.tables import Identity, Table, Tables
 from neurotrale.storage.cache import VersionedCache
 from neurotrale.storage.fingerprint import DirectoryFingerprint
 from neurotrale.storage.names import AnnotationName, Parts
+from neurotrale.storage.shared_files import Piece, SharedFiles
 
 CACHED_BYTES = 256 * 2**20
 CACHED_SOURCES = 1024
 CACHED_STATES = 256
-MAX_SHARED_BYTES = 512 * 2**20
-
-log = logging.getLogger(__name__)
 
 Scope = AnnotationName | Parts
 """The annotations of a source: those of one file, or of all files of a dataset."""
@@ -56,6 +48,14 @@ class SourceVersion:
 
     source: LayerSource
     etag: str
+
+
+def _encoded(version: SourceVersion) -> list[Piece]:
+    return encode_source(version.source, version.etag)
+
+
+def _decoded(content: Piece) -> SourceVersion:
+    return SourceVersion(*decode_source(content))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +89,18 @@ class LayerSources:
     Args:
         files: Finds annotation files.
         spaces: The coordinate spaces of datasets.
-        shelf: Directory in which workers share large sources; None for none.
+        shared: Where workers share large sources; None for nowhere.
     """
 
     def __init__(
-        self, files: AnnotationFiles, spaces: CoordinateSpaces, shelf: Path | None = None
+        self, files: AnnotationFiles, spaces: CoordinateSpaces, shared: SharedFiles | None = None
     ) -> None:
         self.files = files
         self.spaces = spaces
         self.tables = Tables()
-        self.shelf: SharedCache[SourceVersion] = SharedCache(shelf)
+        self.shared: SharedCache[SourceVersion] = SharedCache(
+            shared or SharedFiles(None), "source 1", _encoded, _decoded
+        )
         self._versions: VersionedCache[SourceVersion] = VersionedCache(
             CACHED_SOURCES, CACHED_BYTES, lambda version: version.source.size_bytes
         )
@@ -118,13 +120,16 @@ class LayerSources:
             return version
         etag = _etag(self._identities(scope), state[0])
         self._remember(scope, state, etag)
-        with self._building:
-            version = self._versions.find((scope, kind), etag)
-            if version is None:
-                key = repr((scope, kind.value))
-                version = self.shelf.get(key, etag, lambda: self._build(scope, kind, state[0]))
-                self._versions.put((scope, kind), etag, version)
-            return version
+        try:
+            with self._building:
+                version = self._versions.find((scope, kind), etag)
+                if version is None:
+                    key = repr((scope, kind.value))
+                    version = self.shared.get(key, etag, lambda: self._build(scope, kind, state[0]))
+                    self._versions.put((scope, kind), etag, version)
+                return version
+        finally:
+            self.tables.forget_content()
 
     def _build(self, scope: Scope, kind: GeometryKind, space: CoordinateSpace) -> SourceVersion:
         tables = self._tables(scope)
@@ -190,95 +195,3 @@ def _etag(tables: Sequence[Table] | Sequence[Identity], space: CoordinateSpace) 
     # File names, too: they decide which of two annotations with the same id gets which number.
     versions = "\n".join(f"{table.etag} {table.display_path}" for table in tables)
     return etag_of(repr(space).encode(), versions.encode(errors="surrogatepass"))
-
-
-# --- shared between workers ---
-
-
-class Versioned(Protocol):
-    """A value that knows its version."""
-
-    @property
-    def etag(self) -> str:
-        """Identifies the version."""
-
-
-T = TypeVar("T", bound=Versioned)
-
-
-class SharedCache(Generic[T]):
-    """Values that one worker computed, stored for the others: a large one takes seconds.
-
-    Best effort: every failure falls back to computing the value.
-
-    Args:
-        directory: A directory that only this service uses; None stores nothing.
-    """
-
-    def __init__(self, directory: Path | None) -> None:
-        self.directory = directory
-
-    def get(self, key: str, etag: str, compute: Callable[[], T]) -> T:
-        """Return a stored value; compute and store it if necessary.
-
-        While one process computes it, the others wait: all of them at once would take longer.
-
-        Args:
-            key: Identifies the value.
-            etag: Its version.
-            compute: Computes the value. A result of another version is returned but not stored.
-        """
-        if self.directory is None:
-            return compute()
-        name = xxhash.xxh3_128_hexdigest(f"{key}\n{etag}".encode(errors="surrogatepass"))
-        path = self.directory / name
-        stored = _load(path)
-        if stored is not None:
-            return cast(T, stored)
-        try:
-            lock = os.open(path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
-        except OSError as error:
-            log.warning("sources are not shared between workers: %s", error)
-            return compute()
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            stored = _load(path)
-            if stored is not None:
-                return cast(T, stored)
-            value = compute()
-            if value.etag == etag:
-                self._put(path, value)
-            return value
-        finally:
-            os.close(lock)
-
-    def _put(self, path: Path, value: T) -> None:
-        assert self.directory is not None
-        temporary = path.with_suffix(".new")
-        try:
-            with temporary.open("wb") as file:
-                pickle.dump(value, file, protocol=5)
-            temporary.rename(path)
-            self._evict(self.directory)
-        except OSError as error:
-            log.warning("a source is not shared between workers: %s", error)
-            temporary.unlink(missing_ok=True)
-
-    def _evict(self, directory: Path) -> None:
-        stored = [(path.stat(), path) for path in directory.iterdir() if not path.suffix]
-        stored.sort(key=lambda pair: pair[0].st_mtime_ns, reverse=True)
-        size_bytes = 0
-        for status, path in stored:
-            size_bytes += status.st_size
-            if size_bytes > MAX_SHARED_BYTES:
-                path.unlink(missing_ok=True)
-                path.with_suffix(".lock").unlink(missing_ok=True)
-
-
-def _load(path: Path) -> object | None:
-    try:
-        with path.open("rb") as file:
-            value: object = pickle.load(file)
-            return value
-    except (OSError, EOFError, ValueError, pickle.UnpicklingError):
-        return None

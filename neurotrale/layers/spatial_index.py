@@ -85,25 +85,25 @@ class Boxes:
         if kind is GeometryKind.ELLIPSOIDS:
             return cls(rows, points[::2] - points[1::2], points[::2] + points[1::2])
         owners = np.repeat(rows, np.diff(shapes.offsets))
-        inside = owners[1:] == owners[:-1]
-        first, second = points[:-1][inside], points[1:][inside]
-        return cls(owners[1:][inside], np.minimum(first, second), np.maximum(first, second))
+        inside = np.flatnonzero(owners[1:] == owners[:-1])
+        lower = np.minimum(points[:-1], points[1:]).take(inside, axis=0)
+        upper = np.maximum(points[:-1], points[1:]).take(inside, axis=0)
+        return cls(owners[inside], lower, upper)
 
-    def around(self) -> Boxes:
+    @classmethod
+    def around(cls, kind: GeometryKind, shapes: Shapes) -> Boxes:
         """Return one bounding box for each annotation."""
-        if len(self.owners) == 0 or (np.diff(self.owners) > 0).all():
-            return self
-        firsts = np.flatnonzero(np.diff(self.owners, prepend=-1))
-        return Boxes(
-            self.owners[firsts],
-            np.minimum.reduceat(self.lower, firsts),
-            np.maximum.reduceat(self.upper, firsts),
+        if kind is not GeometryKind.POLYLINES:
+            return cls.of(kind, shapes)
+        axes = [np.ascontiguousarray(axis) for axis in shapes.coordinates.T]
+        starts = shapes.offsets[:-1]
+        if not len(starts):
+            return cls(starts, shapes.coordinates, shapes.coordinates)
+        return cls(
+            np.arange(len(shapes)),
+            np.stack([np.minimum.reduceat(axis, starts) for axis in axes], axis=1),
+            np.stack([np.maximum.reduceat(axis, starts) for axis in axes], axis=1),
         )
-
-    def only(self, rows: Flags) -> Boxes:
-        """Return the boxes of the selected annotations."""
-        selected = rows[self.owners]
-        return Boxes(self.owners[selected], self.lower[selected], self.upper[selected])
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,22 +162,28 @@ class SpatialGrid:
 
 
 def build_levels(
-    boxes: Boxes, count: int, grid: SpatialGrid, voxel_nm: Floats, limit: int
+    kind: GeometryKind,
+    shapes: Shapes,
+    around: Boxes,
+    grid: SpatialGrid,
+    voxel_nm: Floats,
+    limit: int,
 ) -> list[GridLevel]:
     """Build the levels of an index, from coarse to fine.
 
     Args:
-        boxes: Bounding boxes of the parts of the annotations, which are in random order.
-        count: Number of annotations.
+        kind: Kind of the annotations.
+        shapes: Their geometry, in random order.
+        around: A bounding box of each.
         grid: The coarsest grid, one cell.
         voxel_nm: Voxel size, to keep cells about as long as they are wide.
         limit: Target number of annotations in the fullest cell of a level.
     """
-    around = boxes.around()
+    count = len(shapes)
     remaining = np.ones(count, bool)
     levels: list[GridLevel] = []
     while True:
-        codes, rows = grid.touched(_parts(grid, boxes, around, remaining))
+        codes, rows = grid.touched(_parts(kind, shapes, around, grid, remaining))
         fullest = int(np.unique(codes, return_counts=True)[1].max()) if len(codes) else 0
         finer = grid.finer(voxel_nm)
         if fullest <= limit or len(levels) == MAX_LEVELS - 1:
@@ -194,14 +200,17 @@ def build_levels(
         grid = finer
 
 
-def _parts(grid: SpatialGrid, boxes: Boxes, around: Boxes, remaining: Flags) -> Boxes:
+def _parts(
+    kind: GeometryKind, shapes: Shapes, around: Boxes, grid: SpatialGrid, remaining: Flags
+) -> Boxes:
     """Return the boxes of the remaining annotations: whole if within one cell, else in parts."""
     single = grid.spans(around) == 1
-    whole, parts = around.only(remaining & single), boxes.only(remaining & ~single)
+    whole, rows = np.flatnonzero(remaining & single), np.flatnonzero(remaining & ~single)
+    parts = Boxes.of(kind, shapes.take(rows))
     return Boxes(
-        np.concatenate([whole.owners, parts.owners]),
-        np.concatenate([whole.lower, parts.lower]),
-        np.concatenate([whole.upper, parts.upper]),
+        np.concatenate([whole, rows[parts.owners]]),
+        np.concatenate([around.lower[whole], parts.lower]),
+        np.concatenate([around.upper[whole], parts.upper]),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +12,14 @@ from sys import intern
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from neurotrale.annotations.block_listing import ReadableFile
 from neurotrale.annotations.contents import etag_of
-from neurotrale.annotations.paths import AnnotationFile
 from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.errors import reading
 from neurotrale.late import LazyModule
-from neurotrale.layers.geometry import Annotation, GeometryKind, Shapes, geometry_of, read_batches
+from neurotrale.layers.annotation_reader import Annotation, read_annotations
+from neurotrale.layers.geometry import GeometryKind, Shapes, geometry_of
 from neurotrale.layers.properties import Columns
 from neurotrale.storage.cache import Stamp, VersionedCache
-from neurotrale.storage.directories import status_of
-from neurotrale.storage.regular import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,46 +84,50 @@ class Tables:
         )
         self._identities: VersionedCache[Identity] = VersionedCache(CACHED_IDENTITIES)
         self._reading = Lock()
+        self._read_last: tuple[Path, tuple[bytes, Stamp, bool]] | None = None
 
-    def read(self, file: AnnotationFile) -> Table:
+    def read(self, file: ReadableFile) -> Table:
         """Return the table of the current version of a file.
 
         Raises:
             MissingError: The file does not exist.
             ReadOnlyError, BusyError: It cannot be read.
         """
-        with reading(file.display_path):
-            stamp = Stamp.of(status_of(file.path))
-            table = self._tables.find_settled(file.path, stamp)
-            if table is not None:
-                return table
-            # One at a time: parallel requests for the same file would only slow each other down.
-            with self._reading:
-                return self._tables.find_settled(file.path, stamp) or self._read(file)
+        stamp = file.current_stamp()
+        table = self._tables.find_settled(file.path, stamp)
+        if table is not None:
+            return table
+        # One at a time: parallel requests for the same file would only slow each other down.
+        with self._reading:
+            return self._tables.find_settled(file.path, stamp) or self._read(file)
 
-    def identify(self, file: AnnotationFile) -> Identity:
+    def identify(self, file: ReadableFile) -> Identity:
         """Return the identity of the current version of a file; cheaper than its table.
 
         Raises:
             MissingError: The file does not exist.
             ReadOnlyError, BusyError: It cannot be read.
         """
-        with reading(file.display_path):
-            stamp = Stamp.of(status_of(file.path))
-            table = self._tables.find_settled(file.path, stamp)
-            if table is not None:
-                return Identity(file.display_path, table.etag)
-            known = self._identities.find_settled(file.path, stamp)
-            if known is not None:
-                return known
-            content, stamp, settled = _content(file.path)
+        stamp = file.current_stamp()
+        table = self._tables.find_settled(file.path, stamp)
+        if table is not None:
+            return Identity(file.display_path, table.etag)
+        known = self._identities.find_settled(file.path, stamp)
+        if known is not None:
+            return known
+        read = content, stamp, settled = file.read()
+        self._read_last = file.path, read
         identity = Identity(file.display_path, etag_of(content))
         if settled:
             self._identities.put(file.path, stamp, identity)
         return identity
 
-    def _read(self, file: AnnotationFile) -> Table:
-        content, stamp, settled = _content(file.path)
+    def forget_content(self) -> None:
+        """Let go of the content that `identify` read, which `read` would have needed next."""
+        self._read_last = None
+
+    def _read(self, file: ReadableFile) -> Table:
+        content, stamp, settled = self._content(file)
         etag = etag_of(content)
         table = self._tables.find_latest(file.path)
         if table is None or table.etag != etag:
@@ -134,27 +135,31 @@ class Tables:
         self._tables.put(file.path, stamp, table, is_settled=settled)
         return table
 
-
-def _content(path: Path) -> tuple[bytes, Stamp, bool]:
-    """Return the content of a file, its stamp, and whether the stamp was settled before reading."""
-    with open_regular(path) as file:
-        stamp = Stamp.of(os.fstat(file.fileno()))
-        settled = stamp.is_settled
-        return file.read(), stamp, settled
+    def _content(self, file: ReadableFile) -> tuple[bytes, Stamp, bool]:
+        last, self._read_last = self._read_last, None
+        if last is not None and last[0] == file.path:
+            _, stamp, is_settled = last[1]
+            if is_settled and stamp == file.current_stamp():
+                return last[1]
+        return file.read()
 
 
 def build_table(display_path: str, content: bytes, etag: str) -> Table:
     """Build the table of a file from its content."""
     parts: dict[GeometryKind, list[Part]] = {}
     skipped: Counter[str] = Counter()
+    start = 0
     try:
-        for batch in read_batches(content):
-            geometry = geometry_of(batch.annotations)
+        for annotations in read_annotations(content):
+            geometry = geometry_of(annotations)
             skipped.update(geometry.skipped)
             for kind, shapes in geometry.shapes.items():
-                drawn = [batch.annotations[index] for index in shapes.indices.tolist()]
-                shifted = replace(shapes, indices=shapes.indices + batch.start)
+                drawn = annotations
+                if len(shapes) < len(annotations):
+                    drawn = [annotations[index] for index in shapes.indices.tolist()]
+                shifted = replace(shapes, indices=shapes.indices + start)
                 parts.setdefault(kind, []).append(Part(shifted, _columns(drawn)))
+            start += len(annotations)
     except NotAnArrayError as error:
         return Table(display_path, etag, {}, {}, str(error))
     whole = {kind: concatenate(same_kind) for kind, same_kind in parts.items()}

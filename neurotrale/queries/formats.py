@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import msgspec
 
 from neurotrale.errors import BadInputError
-from neurotrale.layers.geometry import Annotation, GeometryKind, Vertex, vertices_of
+from neurotrale.layers.annotation_reader import Annotation, Vertex
+from neurotrale.layers.geometry import GeometryKind, vertices_of
 from neurotrale.layers.spatial_index import CoordinateSpace
 from neurotrale.queries.query import SearchHit
 
@@ -23,7 +24,14 @@ COLUMNS = (
 ROWS_PER_WRITE = 256
 
 
-def csv_rows(hits: Iterable[SearchHit], space: CoordinateSpace) -> Iterator[bytes]:
+Hits = Iterable[SearchHit | None]
+"""What a search finds; None after a while, so that what was found before is not held back."""
+
+NOW = b""
+"""A piece that says: send what there is."""
+
+
+def csv_rows(hits: Hits, space: CoordinateSpace) -> Iterator[bytes]:
     """Write a CSV header, and a row for each annotation.
 
     ``x, y, z`` is the centre in voxels: the mean of all points, the middle of a box, the centre of
@@ -35,6 +43,11 @@ def csv_rows(hits: Iterable[SearchHit], space: CoordinateSpace) -> Iterator[byte
     writer.writerow(COLUMNS)
     rows = 1
     for hit in hits:
+        if hit is None:
+            yield _drain(text)
+            yield NOW
+            rows = 0
+            continue
         if hit.error:
             continue
         writer.writerow(_row(hit, space))
@@ -92,7 +105,7 @@ RADIUS_UM = 1.0
 TYPES = {"soma": 1, "axon": 2, "dendrite": 3, "basal dendrite": 3, "apical dendrite": 4}
 
 
-def swc(hits: Iterable[SearchHit], space: CoordinateSpace) -> Iterator[bytes]:
+def swc(hits: Hits, space: CoordinateSpace) -> Iterator[bytes]:
     """Write the line strings among annotations as SWC; a comment at the end counts the others."""
     x_nm, y_nm, z_nm = space.voxel_nm
     yield (
@@ -103,6 +116,9 @@ def swc(hits: Iterable[SearchHit], space: CoordinateSpace) -> Iterator[bytes]:
     ).encode()
     index, others = 1, 0
     for hit in hits:
+        if hit is None:
+            yield NOW
+            continue
         file = _one_line(f"{hit.block}/{hit.file}")
         if hit.error:
             yield f"# skipped {file}: {_one_line(hit.error)}\n".encode(errors="replace")
@@ -143,7 +159,7 @@ def _one_line(text: str) -> str:
 
 WRITE_BYTES = 64 * 2**10
 
-Writer = Callable[[Iterable[SearchHit], CoordinateSpace], Iterator[bytes]]
+Writer = Callable[[Hits, CoordinateSpace], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +191,13 @@ class Format:
             )
 
 
-def json_array(hits: Iterable[SearchHit], space: CoordinateSpace) -> Iterator[bytes]:
+def json_array(hits: Hits, space: CoordinateSpace) -> Iterator[bytes]:
     """Write a JSON array of the annotations, byte for byte as in their files."""
     start = b"["
     for hit in hits:
+        if hit is None:
+            yield NOW
+            continue
         if hit.error:
             continue
         yield start + hit.content
@@ -186,9 +205,12 @@ def json_array(hits: Iterable[SearchHit], space: CoordinateSpace) -> Iterator[by
     yield b"[]" if start == b"[" else b"]"
 
 
-def json_lines(hits: Iterable[SearchHit], space: CoordinateSpace) -> Iterator[bytes]:
+def json_lines(hits: Hits, space: CoordinateSpace) -> Iterator[bytes]:
     """Write a line of JSON for each annotation; numbers keep their spelling."""
     for hit in hits:
+        if hit is None:
+            yield NOW
+            continue
         names = {"block": hit.block, "file": hit.file}
         if hit.error:
             line: dict[str, object] = {**names, "error": hit.error}
@@ -211,13 +233,14 @@ FORMATS = {
 
 
 def buffered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Join small pieces: one write per line would cost more than producing the line."""
+    """Join small pieces until `NOW`: a write for each line would cost more than producing it."""
     pending: list[bytes] = []
     size = 0
     for piece in pieces:
-        pending.append(piece)
-        size += len(piece)
-        if size >= WRITE_BYTES:
+        if piece:
+            pending.append(piece)
+            size += len(piece)
+        if size >= WRITE_BYTES or (size and not piece):
             yield b"".join(pending)
             pending, size = [], 0
     if pending:

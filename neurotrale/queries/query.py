@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from neurotrale.annotations.paths import AnnotationFile
+from neurotrale.annotations.block_listing import ReadableFile
 from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.errors import BadInputError, MissingError, reading
+from neurotrale.errors import BadInputError, MissingError
 from neurotrale.late import LazyModule
-from neurotrale.layers.geometry import (
-    Annotation,
-    GeometryKind,
-    geometry_of,
-    read_batches,
-    vertices_of,
-)
+from neurotrale.layers.annotation_reader import Annotation, read_batches
+from neurotrale.layers.geometry import GeometryKind, geometry_of, vertices_of
 from neurotrale.layers.spatial_index import Boxes
-from neurotrale.storage.regular import open_regular
 
 if TYPE_CHECKING:
     import numpy as np
@@ -177,7 +172,7 @@ def bbox_candidates(annotations: Sequence[Annotation], box: Box) -> list[int]:
     low, high = np.array(box[0]), np.array(box[1])
     candidates = np.zeros(len(annotations), bool)
     for kind, shapes in geometry_of(annotations).shapes.items():
-        around = Boxes.of(kind, shapes).around()
+        around = Boxes.around(kind, shapes)
         # Some slack: rounding to float32 may have moved a coordinate out of the box.
         slack = np.maximum(np.abs(around.lower), np.abs(around.upper)) * 2.0**-20
         touched = ((around.lower - slack <= high) & (around.upper + slack >= low)).all(axis=1)
@@ -205,12 +200,20 @@ class SearchHit:
     error: str = ""
 
 
-def search_files(files: Iterable[AnnotationFile], query: AnnotationQuery) -> Iterator[SearchHit]:
-    """Yield the matches in several files, one file in memory at a time, and the damaged files."""
+PAUSE_S = 0.1
+
+
+def search_files(
+    files: Iterable[ReadableFile], query: AnnotationQuery
+) -> Iterator[SearchHit | None]:
+    """Yield the matches in several files, one file in memory at a time, and the damaged files.
+
+    None is yielded after the first file, and from time to time: what was found can be sent.
+    """
+    told = -math.inf
     for file in files:
         try:
-            with reading(file.display_path), open_regular(file.path) as opened:
-                content = opened.read()
+            content, _, _ = file.read()
         except MissingError:  # deleted since it was listed
             continue
         try:
@@ -218,6 +221,9 @@ def search_files(files: Iterable[AnnotationFile], query: AnnotationQuery) -> Ite
         except NotAnArrayError as error:
             log.warning("skipped %s: %s", file.display_path, error)
             yield SearchHit(*_block_and_name(file.display_path), b"", Annotation(), str(error))
+        if time.monotonic() - told > PAUSE_S:
+            told = time.monotonic()
+            yield None
 
 
 def search_file(path: str, content: bytes, query: AnnotationQuery) -> Iterator[SearchHit]:

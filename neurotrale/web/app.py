@@ -21,6 +21,7 @@ from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.writes import AnnotationWriter, FileWriter
 from neurotrale.chunks.store import Chunks
 from neurotrale.datasets.catalog import Catalog
+from neurotrale.datasets.counted_writer import CountedWriter
 from neurotrale.datasets.dataset_ids import DatasetIds
 from neurotrale.layers.sources import LayerSources
 from neurotrale.layers.spatial_index import CoordinateSpaces
@@ -28,6 +29,7 @@ from neurotrale.locking.locks import Locks
 from neurotrale.locking.writers import WriterClaims
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.files import Files
+from neurotrale.storage.shared_files import SharedFiles
 from neurotrale.storage.state import ServiceId
 from neurotrale.tokens.file import check_not_served
 from neurotrale.tokens.watch import SharedTokens, watch_in_background
@@ -128,9 +130,10 @@ def create_app(
     annotation_files = AnnotationFiles(data_root, share=share)
     refusals = None if settings.read_only else Refusals(data_root.root)
     viewer, ui = _bundle(settings.viewer, VIEWER_HEAD), _bundle(settings.ui)
+    shared = SharedFiles(settings.shelf)
     contents = Contents(IndexFiles(settings.shelf, settings.root, keep=not settings.read_only))
     if writer is None and not settings.read_only:
-        writer = create_writer(settings)
+        writer = create_writer(settings, shared)
     store = AnnotationStore(annotation_files, contents, writer)
     history = AnnotationHistory(contents, writer)
     if settings.token_file is not None:
@@ -160,8 +163,8 @@ def create_app(
     )
     add_error_handlers(app)
     ids = DatasetIds(data_root, may_write=not settings.read_only, share=share)
-    catalog = Catalog(chunks, annotation_files, ids)
-    layers = Layers(LayerSources(annotation_files, spaces, settings.shelf), compressor)
+    catalog = Catalog(chunks, annotation_files, ids, shared)
+    layers = Layers(LayerSources(annotation_files, spaces, shared), compressor)
     add_routes(
         app,
         [
@@ -214,7 +217,7 @@ def create_app(
     return app
 
 
-def create_writer(settings: AppSettings) -> FileWriter:
+def create_writer(settings: AppSettings, shared: SharedFiles | None = None) -> FileWriter:
     """Create the writer of annotation files of a service that may write.
 
     Raises:
@@ -228,8 +231,8 @@ def create_writer(settings: AppSettings) -> FileWriter:
     locks.check(data_root.root)
     contents = Contents(IndexFiles(settings.shelf, settings.root))
     ids = DatasetIds(data_root, may_write=True, share=share)
-    changes = FileChanges(locks, contents, share=share)
-    return FileWriter(changes, Views(data_root.root), ids.keep)
+    changes, views = FileChanges(locks, contents, share=share), Views(data_root.root)
+    return CountedWriter(changes, views, ids.keep, shared or SharedFiles(settings.shelf))
 
 
 def _document(app: App, router: OrderedRouter, *, tokens: bool) -> dict[str, Any]:

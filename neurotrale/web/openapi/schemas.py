@@ -21,6 +21,10 @@ def _object(properties: Json, **more: Any) -> Json:
     return {"type": "object", "required": list(properties), "properties": properties, **more}
 
 
+def _by_name(value: Json, description: str) -> Json:
+    return {"type": "object", "additionalProperties": value, "description": description}
+
+
 _TEXT, _COUNT, _FLAG = _of("string"), _of("integer"), _of("boolean")
 _TEXTS = _array(_TEXT)
 
@@ -234,6 +238,16 @@ _ANNOTATIONS = _object(
         "kinds": _array(_KIND),
         "damaged": _TEXTS,
         "held": _COUNT,
+        "counting": _object(
+            {"blocks": _COUNT, "of": _COUNT},
+            nullable=True,
+            description="How many of the blocks are counted, until all are.",
+        ),
+        "checked": _of(
+            "string",
+            nullable=True,
+            description="When the counts of a large dataset were compared with its files.",
+        ),
     },
     nullable=True,
 )
@@ -242,21 +256,9 @@ _ANNOTATIONS = _object(
 
 _LAYERS = _object(
     {
-        "layers": {
-            "type": "object",
-            "additionalProperties": _COUNT,
-            "description": "Number of annotations of each kind present.",
-        },
-        "skipped": {
-            "type": "object",
-            "additionalProperties": _COUNT,
-            "description": "Number of annotations that cannot be drawn, by reason.",
-        },
-        "damaged": {
-            "type": "object",
-            "additionalProperties": _TEXT,
-            "description": "Files that are not a JSON array, and what is wrong with each.",
-        },
+        "layers": _by_name(_COUNT, "Number of annotations of each kind present."),
+        "skipped": _by_name(_COUNT, "Number of annotations that cannot be drawn, by reason."),
+        "damaged": _by_name(_TEXT, "Files that are not a JSON array, and what is wrong with each."),
     }
 )
 

@@ -37,8 +37,29 @@ function describeVolume(list, volume) {
   if (volume.levels.length) term(list, "Chunks", chunks(volume.levels));
 }
 
-function describeAnnotations(item, annotations) {
+const REFRESH_MS = 1000;
+
+/** Show what is counted of the annotations, again and again until all are. */
+async function showAnnotations(item, url, annotations) {
+  let shown = describeAnnotations(annotations);
+  item.append(shown);
+  while (annotations?.counting) {
+    await new Promise((resolve) => setTimeout(resolve, REFRESH_MS));
+    try {
+      ({ annotations } = await ask(url));
+    } catch (error) {
+      item.append(element("p", { class: "problem" }, error.message));
+      return;
+    }
+    const now = annotations ? describeAnnotations(annotations) : element("div");
+    shown.replaceWith(now);
+    shown = now;
+  }
+}
+
+function describeAnnotations(annotations) {
   const section = element("div", { class: "annotations" });
+  const { counting } = annotations;
   if (annotations.count) {
     section.append(reviewed(annotations.reviewed, annotations.count, "All annotations"));
     const rows = annotations.kinds.map((kind) => {
@@ -50,8 +71,12 @@ function describeAnnotations(item, annotations) {
     section.append(
       element("details", {}, element("summary", {}, `${named} in ${inFiles}`), element("ul", { class: "kinds" }, ...rows)),
     );
-  } else {
+  } else if (!counting) {
     section.append(element("span", {}, "No annotations yet"));
+  }
+  if (counting) {
+    const text = counting.of ? `${count(counting.blocks)} of ${count(counting.of)} blocks` : "…";
+    section.append(element("p", { class: "counting", role: "status" }, `Counting: ${text}`));
   }
   if (annotations.held) {
     const held = `${counted(annotations.held, "removal")} held back: see History`;
@@ -61,7 +86,7 @@ function describeAnnotations(item, annotations) {
     const message = `Damaged: ${annotations.damaged.slice(0, 5).join(", ")}`;
     section.append(element("p", { class: "problem" }, message));
   }
-  item.append(section);
+  return section;
 }
 
 function addLinks(item, path, about) {
@@ -75,7 +100,8 @@ function addLinks(item, path, about) {
   if (path) add("Files", `${path.includes(":") ? "./" : ""}${path}/`);
   if (about.annotations) add("History", `${api}/history`);
   add("API", api);
-  if (facts.mayWrite === "true" && !about.annotations?.files) links.append(startButton(item, api));
+  const { files, counting } = about.annotations ?? {};
+  if (facts.mayWrite === "true" && !files && !counting) links.append(startButton(item, api));
   item.append(links);
 }
 
@@ -125,13 +151,15 @@ async function fill(item) {
   const path = pathOf(item);
   item.setAttribute("aria-busy", "true");
   try {
-    const about = await ask(path ? `api/datasets/${path}` : "api/datasets");
+    const url = path ? `api/datasets/${path}` : "api/datasets";
+    const about = await ask(url);
     const list = element("dl");
     if (about.volume) describeVolume(list, about.volume);
     else term(list, "Data", "annotations only");
     item.append(list);
     addPicture(item, path, about);
-    if (about.annotations) describeAnnotations(item, about.annotations);
+    // Not waited for: the count of a large dataset takes a while.
+    if (about.annotations) showAnnotations(item, url, about.annotations);
     addLinks(item, path, about);
   } catch (error) {
     item.append(element("p", { class: "problem" }, error.message));

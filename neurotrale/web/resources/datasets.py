@@ -47,7 +47,8 @@ class DatasetResource(CatalogResource):
         description: >-
             The volume as `info` states it, with extents (x, y, z) in voxels and millimetres, and
             how many annotations of each kind there are and how many of them are reviewed. Absent
-            parts are null.
+            parts are null. A dataset of many blocks is counted in the background; until that is
+            done, `counting` says how far it is, and the numbers are those of the blocks until then.
         tags: [Pages]
         parameters: [Dataset]
         responses:
