@@ -1,7 +1,8 @@
-"""Small disks that tests fill up."""
+"""Small disks that tests fill up, and disks that fail."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from collections.abc import Iterator
@@ -40,3 +41,21 @@ def fill(disk: Path, leave: int = 0) -> Path:
             pass
         file.truncate(max(0, file.tell() - leave))
     return filler
+
+
+RENAME_FAILED = "Input/output error"
+
+
+@contextmanager
+def renames_fail(file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have the kernel refuse to rename anything to the name of a file."""
+    rename = os.replace
+
+    def refuse(old: str, new: str, **directories: int) -> None:
+        if new == file.name:
+            raise OSError(errno.EIO, RENAME_FAILED)
+        rename(old, new, **directories)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refuse)
+        yield

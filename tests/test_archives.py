@@ -232,17 +232,24 @@ def draw_time(stores: Stores, data: st.DataObject) -> str:
     return data.draw(st.sampled_from(sorted(times)))
 
 
+def histories(check: Callable[..., None]) -> Callable[[], None]:
+    """Have a test tried on histories in parts, with what it draws itself."""
+    given_parts = given(
+        parts=st.lists(st.lists(steps, min_size=1, max_size=8), max_size=4), data=st.data()
+    )
+    return settings(
+        max_examples=examples(120),
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )(given_parts(check))
+
+
 @pytest.mark.proof
 @pytest.mark.thorough
 def test_history_answers_the_same_after_its_records_moved_into_archives(root: Path) -> None:
     numbered = itertools.count()
 
-    @settings(
-        max_examples=examples(120),
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-    @given(parts=st.lists(st.lists(steps, min_size=1, max_size=8), max_size=4), data=st.data())
+    @histories
     def check(parts: list[list[tuple[Any, ...]]], data: st.DataObject) -> None:
         stores = clocked(root / str(next(numbered)))
         for part in parts:
@@ -264,12 +271,7 @@ def test_history_answers_the_same_after_its_records_moved_into_archives(root: Pa
 def test_corrections_and_later_revisions_stay_when_archives_are_discarded(root: Path) -> None:
     numbered = itertools.count()
 
-    @settings(
-        max_examples=examples(120),
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-    @given(parts=st.lists(st.lists(steps, min_size=1, max_size=8), max_size=4), data=st.data())
+    @histories
     def check(parts: list[list[tuple[Any, ...]]], data: st.DataObject) -> None:
         stores = clocked(root / str(next(numbered)))
         for part in parts:

@@ -29,6 +29,7 @@ from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import ChangedError, DiskFullError, MissingError
 from neurotrale.locking.locks import Locks
 from neurotrale.storage.cache import Stamp
+from tests.disks import RENAME_FAILED, renames_fail
 from tests.examples import examples
 from tests.stores import ANN, IN_MEMORY, Stores, annotation, array, open_stores
 from tests.test_crash import Killer
@@ -181,17 +182,8 @@ def test_rename_that_fails_leaves_all_marked_as_never_made(
     stores: Stores, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stores.put(array(A))
-    with monkeypatch.context() as patched:
-        rename = os.replace
-
-        def refuse(old: str, new: str, **directories: int) -> None:
-            if new == stores.file.name:
-                raise OSError(5, "Input/output error")
-            rename(old, new, **directories)
-
-        patched.setattr(os, "replace", refuse)
-        with pytest.raises(OSError, match="Input/output error"):
-            writer().write_together([patch(stores, "b"), patch(stores, "c")])
+    with renames_fail(stores.file, monkeypatch), pytest.raises(OSError, match=RENAME_FAILED):
+        writer().write_together([patch(stores, "b"), patch(stores, "c")])
     assert stores.file.read_bytes() == array(A)
     assert [(n, applied) for n, _, _, applied in history(stores)] == [
         (3, False),

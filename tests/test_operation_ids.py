@@ -35,6 +35,7 @@ from neurotrale.locking.locks import Locks
 from tests.brains import PAGE, Brain, compact, error_of, new_brain, point
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset
+from tests.disks import RENAME_FAILED, renames_fail
 from tests.examples import examples
 from tests.processes import PATIENCE_S, writer_of
 from tests.stores import ANN, IN_MEMORY, Stores, annotation, array, open_stores
@@ -427,17 +428,8 @@ def test_record_that_was_marked_as_never_made_names_no_operation(
     stores.put(array(annotation("a")))
     one = writer()
     written([one.write(request(stores, ("patch", ["b"], 1, "first")))])
-    with monkeypatch.context() as patched:
-        rename = os.replace
-
-        def refuse(old: str, new: str, **directories: int) -> None:
-            if new == stores.file.name:
-                raise OSError(5, "Input/output error")
-            rename(old, new, **directories)
-
-        patched.setattr(os, "replace", refuse)
-        with pytest.raises(OSError, match="Input/output error"):
-            one.write(request(stores, ("patch", ["c"], 1, "second")))
+    with renames_fail(stores.file, monkeypatch), pytest.raises(OSError, match=RENAME_FAILED):
+        one.write(request(stores, ("patch", ["c"], 1, "second")))
     for who in (one, writer()):
         assert who.write(request(stores, ("patch", ["c"], 2, "second"))).created
     assert [one["id"] for one in json.loads(stores.file.read_bytes())] == ["a", "b", "c"]
