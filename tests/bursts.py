@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import time_ns
 
-from neurotrale.annotations.changes import Author, WriteContext
-from neurotrale.annotations.revisions import ChangeFilter
-from neurotrale.annotations.view_store import Views
-from neurotrale.annotations.viewers import Viewer
+from neurotrale.annotations.journals.changes import Author, WriteContext
+from neurotrale.annotations.journals.revisions import ChangeFilter
+from neurotrale.annotations.journals.viewers import Viewer
+from neurotrale.annotations.merging.view_store import Views
 from neurotrale.annotations.write_requests import WriteRequest
 from tests.brains import Annotation, compact, point
 from tests.stores import NAME, Stores, open_stores

@@ -14,10 +14,10 @@ from typing import Protocol
 
 import requests
 
-from neurotrale.annotations.chains import MOST_CHAINS
-from neurotrale.annotations.changes import Author, WriteContext
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.viewers import Viewer
+from neurotrale.annotations.journals.changes import Author, WriteContext
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.viewers import Viewer
+from neurotrale.annotations.merging.chains import MOST_CHAINS
 from neurotrale.storage.names import AnnotationName, BlockName
 from tests.brains import PAGE, Annotation, Brain, compact
 from tests.stores import ANN, Stores, open_stores

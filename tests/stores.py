@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from neurotrale.annotations.bursts import REST_S
-from neurotrale.annotations.changes import Author, WriteContext
-from neurotrale.annotations.contents import Contents
+from neurotrale.annotations.documents.contents import Contents
+from neurotrale.annotations.files.paths import AnnotationFile, AnnotationFiles
 from neurotrale.annotations.history import AnnotationHistory
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
+from neurotrale.annotations.journals.bursts import REST_S
+from neurotrale.annotations.journals.changes import Author, WriteContext
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.merging.view_store import Views
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.annotations.transaction import FileChanges
-from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.locking.filesystems import LockSetting
 from neurotrale.locking.locks import Locks

@@ -31,10 +31,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from neurotrale.annotations.changes import apply, reversed_hunks
-from neurotrale.annotations.contents import etag_of
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import ContentState, JournalRecord
+from neurotrale.annotations.documents.contents import etag_of
+from neurotrale.annotations.journals.changes import apply, reversed_hunks
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import ContentState, JournalRecord
 from neurotrale.locking.locks import Locks
 from tests.processes import claims_in, names_in
 

@@ -780,7 +780,7 @@ def test_block_size_that_is_not_there_means_literal_names_and_a_warning_in_the_l
     assert requests.put(brain.url(block="x5y0z0"), json=[POINT], headers=PAGE).status_code == 201
     assert (brain.annotations / "x5y0z0" / "fibers.json").is_file()
     assert requests.get(brain.url()).content == CONTENT
-    assert f"WARNING neurotrale.annotations.blocks: {path} is {said}" in brain.service.log()
+    assert f"WARNING neurotrale.annotations.files.blocks: {path} is {said}" in brain.service.log()
 
 
 # --- modes, owners ---

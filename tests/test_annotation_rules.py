@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from neurotrale.annotations.bodies import checked_annotation, checked_array
-from neurotrale.annotations.validation import (
+from neurotrale.annotations.documents.bodies import checked_annotation, checked_array
+from neurotrale.annotations.documents.validation import (
     MAX_LEVELS,
     MAX_PROBLEMS,
     ArrayCheck,

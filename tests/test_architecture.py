@@ -133,6 +133,29 @@ def test_package_itself_holds_its_version_alone() -> None:
     assert list(imports(PACKAGE / "__init__.py")) == []
 
 
+def test_rooms_within_annotations_import_one_way() -> None:
+    floors = (
+        "documents",
+        "journals",
+        "files",
+        "merging",
+        "",
+    )  # the upper ones import the lower ones
+
+    def floor(name: str) -> int:
+        parts = name.split(".")[2:]
+        return floors.index(parts[0] if parts and parts[0] in floors else "")
+
+    wrong = {
+        f"{name} imports {other}"
+        for name, path in NAMES.items()
+        if name.startswith("neurotrale.annotations.")
+        for other in imports(path)
+        if other.startswith("neurotrale.annotations.") and floor(other) > floor(name)
+    }
+    assert wrong == set()
+
+
 def test_libraries_are_used_where_they_are_at_home_only() -> None:
     strays = {
         f"{name} imports {library}"

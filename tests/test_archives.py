@@ -26,25 +26,25 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.changes import Author, Before, Change, WriteContext
-from neurotrale.annotations.compaction import Compaction
-from neurotrale.annotations.contents import Content, Contents
-from neurotrale.annotations.corrections import file_corrections
-from neurotrale.annotations.discarding import Discarding
-from neurotrale.annotations.earlier_contents import NoHistoryError, content_at
+from neurotrale.annotations.documents.contents import Content, Contents
 from neurotrale.annotations.history import AnnotationHistory
-from neurotrale.annotations.journal import HEAD_BYTES
-from neurotrale.annotations.journal_records import FORMAT, JournalEntry, number_of
+from neurotrale.annotations.journals.changes import Author, Before, Change, WriteContext
+from neurotrale.annotations.journals.compaction import Compaction
+from neurotrale.annotations.journals.corrections import file_corrections
+from neurotrale.annotations.journals.discarding import Discarding
+from neurotrale.annotations.journals.earlier_contents import NoHistoryError, content_at
+from neurotrale.annotations.journals.journal import HEAD_BYTES
+from neurotrale.annotations.journals.journal_records import FORMAT, JournalEntry, number_of
+from neurotrale.annotations.journals.revisions import ChangeFilter
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.annotations.restore import (
     restored_annotation,
     restored_removals,
     restored_reverts,
     undone_changes,
 )
-from neurotrale.annotations.revisions import ChangeFilter
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.annotations.transaction import FileChanges
-from neurotrale.annotations.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import BadInputError, ConflictError, DamagedError, MissingError

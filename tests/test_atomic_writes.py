@@ -225,11 +225,11 @@ import logging, os, sys
 from pathlib import Path
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.writes import FileWriter
-from neurotrale.annotations.contents import Contents
+from neurotrale.annotations.documents.contents import Contents
 from neurotrale.locking.locks import Locks
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.files.paths import AnnotationFiles
 from neurotrale.annotations.store import AnnotationStore
-from neurotrale.annotations.changes import (WriteContext)
+from neurotrale.annotations.journals.changes import (WriteContext)
 from neurotrale.storage.atomic import replace_file
 from neurotrale.errors import ReadOnlyError
 from neurotrale.late import load_all

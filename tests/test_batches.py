@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.changes import Author, Preconditions, WriteContext
-from neurotrale.annotations.contents import Contents, etag_of
-from neurotrale.annotations.earlier_contents import content_at
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalEntry
-from neurotrale.annotations.revisions import ChangeFilter
+from neurotrale.annotations.documents.contents import Contents, etag_of
+from neurotrale.annotations.journals.changes import Author, Preconditions, WriteContext
+from neurotrale.annotations.journals.earlier_contents import content_at
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import JournalEntry
+from neurotrale.annotations.journals.revisions import ChangeFilter
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import FileWriter

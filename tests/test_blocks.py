@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from neurotrale.annotations.blocks import BlockDirectory, Blocks
+from neurotrale.annotations.files.blocks import BlockDirectory, Blocks
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.names import AnnotationName, BlockName

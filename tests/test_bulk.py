@@ -13,9 +13,9 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.changes import Preconditions, WriteContext
-from neurotrale.annotations.document import Document
-from neurotrale.annotations.earlier_contents import content_at
+from neurotrale.annotations.documents.document import Document
+from neurotrale.annotations.journals.changes import Preconditions, WriteContext
+from neurotrale.annotations.journals.earlier_contents import content_at
 from neurotrale.errors import ChangedError, ConflictError, MissingError, RuleBrokenError
 from tests.brains import PAGE, Brain, compact, error_of, new_brain, point
 from tests.conftest import Service, StartService

@@ -30,13 +30,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from neurotrale.annotations.bursts import MOST_BYTES
-from neurotrale.annotations.contents import Contents, etag_of
-from neurotrale.annotations.corrections import file_corrections
-from neurotrale.annotations.earlier_contents import content_at
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.revisions import ChangeFilter
-from neurotrale.annotations.view_store import Views
+from neurotrale.annotations.documents.contents import Contents, etag_of
+from neurotrale.annotations.journals.bursts import MOST_BYTES
+from neurotrale.annotations.journals.corrections import file_corrections
+from neurotrale.annotations.journals.earlier_contents import content_at
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.revisions import ChangeFilter
+from neurotrale.annotations.merging.view_store import Views
 from neurotrale.errors import MissingError
 from tests.brains import compact, new_brain, point, succeed
 from tests.bursts import FIRST, HOUR_S, STEP_S, Happening, Person, World, arrival

@@ -43,14 +43,14 @@ MOST_OF_A_WRITE = 30
 WRITERS = {
     "annotations/batch.py",
     "annotations/handover.py",
-    "annotations/merge.py",
+    "annotations/merging/merge.py",
     "annotations/history.py",
-    "annotations/journal.py",
+    "annotations/journals/journal.py",
     "annotations/restore.py",
-    "annotations/revisions.py",
-    "annotations/saves.py",
+    "annotations/journals/revisions.py",
+    "annotations/merging/saves.py",
     "annotations/transaction.py",
-    "annotations/views.py",
+    "annotations/merging/views.py",
     "annotations/writes.py",
     "locking/locks.py",
     "storage/atomic.py",
@@ -237,7 +237,7 @@ def test_patch_of_one_annotation_enters_few_of_our_files(brain: Brain) -> None:
     answer, record = entered(brain.patch)
     assert answer.status == "200 OK"
     assert json.loads(answer.body) == {"id": ANNOTATIONS[0]["id"]}
-    assert "annotations/journal.py" in written.files
+    assert "annotations/journals/journal.py" in written.files
     assert len(record.files) <= MOST_OF_A_PATCH, sorted(record.files)
     assert len(written.files) <= MOST_OF_A_WRITE, sorted(written.files)
     assert set(record.files) & WRITERS == {"annotations/handover.py"}

@@ -22,7 +22,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.revisions import ChangeFilter
+from neurotrale.annotations.journals.revisions import ChangeFilter
 from neurotrale.layers.tables import Tables
 from neurotrale.storage.atomic import temporary_path
 from neurotrale.storage.cache import COARSE_NS, FINE_NS, Stamp

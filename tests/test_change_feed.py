@@ -17,16 +17,16 @@ import requests
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.change_feed import ChangeFeed
-from neurotrale.annotations.changes import Author, WriteContext
-from neurotrale.annotations.contents import Contents, etag_of
-from neurotrale.annotations.earlier_contents import content_at
-from neurotrale.annotations.feed_pages import MOST_IDS
-from neurotrale.annotations.feed_records import FeedQuery
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import ContentState, JournalEntry, NewRecord
-from neurotrale.annotations.paths import AnnotationFiles
-from neurotrale.annotations.viewers import Viewer
+from neurotrale.annotations.documents.contents import Contents, etag_of
+from neurotrale.annotations.files.change_feed import ChangeFeed
+from neurotrale.annotations.files.paths import AnnotationFiles
+from neurotrale.annotations.journals.changes import Author, WriteContext
+from neurotrale.annotations.journals.earlier_contents import content_at
+from neurotrale.annotations.journals.feed_pages import MOST_IDS
+from neurotrale.annotations.journals.feed_records import FeedQuery
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.errors import DamagedError
 from neurotrale.storage.cache import Stamp
 from neurotrale.storage.data_root import DataRoot

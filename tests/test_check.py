@@ -22,9 +22,9 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.compaction import Compaction
-from neurotrale.annotations.contents import Contents
-from neurotrale.annotations.discarding import Discarding
+from neurotrale.annotations.documents.contents import Contents
+from neurotrale.annotations.journals.compaction import Compaction
+from neurotrale.annotations.journals.discarding import Discarding
 from neurotrale.chunks.encode import encode_chunk
 from neurotrale.cli import main
 from neurotrale.locking.locks import Locks

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.journals.journal import Journal
 from tests.brains import Brain, error_of, invoked, new_brain, point, succeed
 from tests.conftest import Service, StartService
 from tests.processes import names_in

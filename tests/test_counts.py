@@ -21,7 +21,7 @@ import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.files.paths import AnnotationFiles
 from neurotrale.datasets import background_count, count_index
 from neurotrale.datasets.annotation_counts import AnnotationCounts
 from neurotrale.datasets.count_index import CountIndex, decode_total, encode_total, update

@@ -29,11 +29,11 @@ import filelock
 import pytest
 
 import neurotrale
-from neurotrale.annotations.changes import Author, WriteContext
-from neurotrale.annotations.contents import Contents
-from neurotrale.annotations.earlier_contents import content_at
-from neurotrale.annotations.revisions import ChangeFilter
-from neurotrale.annotations.viewers import Viewer
+from neurotrale.annotations.documents.contents import Contents
+from neurotrale.annotations.journals.changes import Author, WriteContext
+from neurotrale.annotations.journals.earlier_contents import content_at
+from neurotrale.annotations.journals.revisions import ChangeFilter
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.errors import BusyError, MissingError
 from neurotrale.locking.filesystems import LockKind
 from neurotrale.locking.locks import make_lock
@@ -50,15 +50,15 @@ PACKAGE = Path(neurotrale.__file__).parent
 WATCHED = {
     str(PACKAGE / name)
     for name in (
-        "annotations/journal.py",
-        "annotations/paths.py",
+        "annotations/journals/journal.py",
+        "annotations/files/paths.py",
         "annotations/batch.py",
-        "annotations/compaction.py",
-        "annotations/discarding.py",
-        "annotations/burst_records.py",
-        "annotations/bursts.py",
-        "annotations/contents.py",
-        "annotations/first_content.py",
+        "annotations/journals/compaction.py",
+        "annotations/journals/discarding.py",
+        "annotations/journals/burst_records.py",
+        "annotations/journals/bursts.py",
+        "annotations/documents/contents.py",
+        "annotations/journals/first_content.py",
         "annotations/transaction.py",
         "locking/locks.py",
         "storage/atomic.py",

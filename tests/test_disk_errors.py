@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import requests
 
-from neurotrale.annotations.earlier_contents import content_at
-from neurotrale.annotations.revisions import ChangeFilter
+from neurotrale.annotations.journals.earlier_contents import content_at
+from neurotrale.annotations.journals.revisions import ChangeFilter
 from neurotrale.errors import DiskFullError
 from tests.disks import disk_of, fill
 from tests.processes import names_in

@@ -21,7 +21,7 @@ import tifffile
 import yaml
 
 import neurotrale as package
-from neurotrale.annotations.validation import GEOMETRY, NOT_NULL
+from neurotrale.annotations.documents.validation import GEOMETRY, NOT_NULL
 from neurotrale.cli import main
 from neurotrale.settings.service import SERVICE
 from neurotrale.tools.check.rules import KINDS

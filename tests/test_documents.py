@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.bodies import checked_annotation
-from neurotrale.annotations.changes import apply
-from neurotrale.annotations.document import Document, Hunk
-from neurotrale.annotations.index import Index
-from neurotrale.annotations.pieces import NotAnArrayError
+from neurotrale.annotations.documents.bodies import checked_annotation
+from neurotrale.annotations.documents.document import Document, Hunk
+from neurotrale.annotations.documents.index import Index
+from neurotrale.annotations.documents.pieces import NotAnArrayError
+from neurotrale.annotations.journals.changes import apply
 from neurotrale.errors import BadInputError, ConflictError, RuleBrokenError
 from tests.examples import examples
 from tests.viewers import items_of

@@ -23,9 +23,9 @@ import pytest
 import requests
 from requests.exceptions import ChunkedEncodingError, ConnectionError
 
+from neurotrale.annotations.journals.viewers import Viewer
+from neurotrale.annotations.merging.view_store import Views
 from neurotrale.annotations.refusals import Refusals
-from neurotrale.annotations.view_store import Views
-from neurotrale.annotations.viewers import Viewer
 from neurotrale.errors import MissingError
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.descriptors import PATH_FLAGS, Directory

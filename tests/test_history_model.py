@@ -24,13 +24,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from neurotrale.annotations.changes import Author, Preconditions, WriteContext
-from neurotrale.annotations.compaction import Compaction
-from neurotrale.annotations.contents import etag_of
-from neurotrale.annotations.corrections import corrections
-from neurotrale.annotations.earlier_contents import content_at
-from neurotrale.annotations.revisions import ChangeFilter
-from neurotrale.annotations.viewers import Viewer
+from neurotrale.annotations.documents.contents import etag_of
+from neurotrale.annotations.journals.changes import Author, Preconditions, WriteContext
+from neurotrale.annotations.journals.compaction import Compaction
+from neurotrale.annotations.journals.corrections import corrections
+from neurotrale.annotations.journals.earlier_contents import content_at
+from neurotrale.annotations.journals.revisions import ChangeFilter
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.errors import ChangedError, DamagedError, MissingError
 from neurotrale.locking.locks import Locks
 from tests.examples import examples

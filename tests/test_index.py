@@ -17,14 +17,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations import index_directory
-from neurotrale.annotations.changes import apply
-from neurotrale.annotations.contents import Contents, etag_of
-from neurotrale.annotations.document import Document, StaleIndexError
-from neurotrale.annotations.index import Index
-from neurotrale.annotations.index_directory import IndexDirectory
-from neurotrale.annotations.index_files import KEPT_BYTES, SHARED_BYTES, IndexFiles
-from neurotrale.annotations.stored_index import pack_index, unpack_index
+from neurotrale.annotations.documents import index_directory
+from neurotrale.annotations.documents.contents import Contents, etag_of
+from neurotrale.annotations.documents.document import Document, StaleIndexError
+from neurotrale.annotations.documents.index import Index
+from neurotrale.annotations.documents.index_directory import IndexDirectory
+from neurotrale.annotations.documents.index_files import KEPT_BYTES, SHARED_BYTES, IndexFiles
+from neurotrale.annotations.documents.stored_index import pack_index, unpack_index
+from neurotrale.annotations.journals.changes import apply
 from neurotrale.errors import ConflictError
 from neurotrale.storage.ranges import FileRange, LargeBytes, OpenFile, ShortFileError
 from tests.examples import examples

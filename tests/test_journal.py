@@ -18,15 +18,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.changes import Author, WriteContext
-from neurotrale.annotations.contents import Content, Contents, etag_of
-from neurotrale.annotations.corrections import corrections
-from neurotrale.annotations.earlier_contents import content_at
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import FORMAT
-from neurotrale.annotations.paths import AnnotationFile
-from neurotrale.annotations.revisions import ChangeFilter
-from neurotrale.annotations.viewers import Viewer
+from neurotrale.annotations.documents.contents import Content, Contents, etag_of
+from neurotrale.annotations.files.paths import AnnotationFile
+from neurotrale.annotations.journals.changes import Author, WriteContext
+from neurotrale.annotations.journals.corrections import corrections
+from neurotrale.annotations.journals.earlier_contents import content_at
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import FORMAT
+from neurotrale.annotations.journals.revisions import ChangeFilter
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.storage.atomic import temporary_path
 from neurotrale.storage.regular import BLOCK_BYTES

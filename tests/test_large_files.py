@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.changes import Preconditions, WriteContext
-from neurotrale.annotations.contents import Contents, etag_of
-from neurotrale.annotations.earlier_contents import content_at
-from neurotrale.annotations.index import Index
-from neurotrale.annotations.index_files import IndexFiles
-from neurotrale.annotations.revisions import ChangeFilter
+from neurotrale.annotations.documents.contents import Contents, etag_of
+from neurotrale.annotations.documents.index import Index
+from neurotrale.annotations.documents.index_files import IndexFiles
+from neurotrale.annotations.journals.changes import Preconditions, WriteContext
+from neurotrale.annotations.journals.earlier_contents import content_at
+from neurotrale.annotations.journals.revisions import ChangeFilter
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import FileWriter

@@ -25,20 +25,20 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurotrale.annotations import pieces
-from neurotrale.annotations.chains import Chain
-from neurotrale.annotations.changes import apply_in_pieces
-from neurotrale.annotations.document import Document, Hunk
-from neurotrale.annotations.journal import HEAD_BYTES, Journal
-from neurotrale.annotations.journal_records import (
+from neurotrale.annotations.documents import pieces
+from neurotrale.annotations.documents.document import Document, Hunk
+from neurotrale.annotations.journals.changes import apply_in_pieces
+from neurotrale.annotations.journals.journal import HEAD_BYTES, Journal
+from neurotrale.annotations.journals.journal_records import (
     JournalEntry,
     JournalRecord,
     NewRecord,
     parse_record,
 )
-from neurotrale.annotations.meanings import meaning_of
-from neurotrale.annotations.seen import Seen
-from neurotrale.annotations.views import Facts, Tip
+from neurotrale.annotations.merging.chains import Chain
+from neurotrale.annotations.merging.meanings import meaning_of
+from neurotrale.annotations.merging.seen import Seen
+from neurotrale.annotations.merging.views import Facts, Tip
 from neurotrale.chunks.decode import Expected, decode_chunk
 from neurotrale.chunks.image_headers import stated_voxels
 from neurotrale.errors import DamagedError

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurotrale.annotations.document import Document
-from neurotrale.annotations.edits import Edit, edit_between
-from neurotrale.annotations.fields import MergedAnnotation, merge_annotation
-from neurotrale.annotations.merge import MergedFile, merge_edit
-from neurotrale.annotations.seen import Seen
-from neurotrale.annotations.spelling import Parsed, respells
-from neurotrale.annotations.splice import replace_range, set_fields
+from neurotrale.annotations.documents.document import Document
+from neurotrale.annotations.documents.fields import MergedAnnotation, merge_annotation
+from neurotrale.annotations.documents.spelling import Parsed, respells
+from neurotrale.annotations.documents.splice import replace_range, set_fields
+from neurotrale.annotations.merging.edits import Edit, edit_between
+from neurotrale.annotations.merging.merge import MergedFile, merge_edit
+from neurotrale.annotations.merging.seen import Seen
 
 SPELLINGS: list[dict[str, Any]] = [
     {"separators": (",", ":")},

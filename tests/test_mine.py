@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import requests
 
-from neurotrale.annotations.activity import ActivityLog
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalEntry, NewRecord
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.files.activity import ActivityLog
+from neurotrale.annotations.files.paths import AnnotationFiles
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import JournalEntry, NewRecord
+from neurotrale.annotations.journals.viewers import SaveNotes
 from neurotrale.annotations.refusals import MOST_BYTES, MOST_VIEWERS, Refusals
-from neurotrale.annotations.viewers import SaveNotes
 from neurotrale.datasets.review_progress import ReviewProgress
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.storage.shared_files import SharedFiles

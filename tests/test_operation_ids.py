@@ -22,12 +22,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurotrale.annotations import operation_ids
-from neurotrale.annotations.changes import Author, Preconditions, WriteContext
-from neurotrale.annotations.contents import Contents, etag_of
-from neurotrale.annotations.journal import Journal
+from neurotrale.annotations.documents.contents import Contents, etag_of
+from neurotrale.annotations.journals.changes import Author, Preconditions, WriteContext
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.annotations.operation_ids import answer_of, operation_of
 from neurotrale.annotations.transaction import FileChanges
-from neurotrale.annotations.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import MissingError, OtherRequestError

@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from neurotrale.annotations.revisions import ChangeFilter
+from neurotrale.annotations.journals.revisions import ChangeFilter
 from neurotrale.errors import DamagedError
 from neurotrale.late import load_all
 from neurotrale.locking.locks import Locks

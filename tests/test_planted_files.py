@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from neurotrale.annotations.first_content import FirstContent
+from neurotrale.annotations.journals.first_content import FirstContent
 from neurotrale.errors import DamagedError
 from neurotrale.locking.probe import probe_lock
 from tests.brains import cli, error_of

@@ -20,25 +20,25 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations import edits
-from neurotrale.annotations.alike import common_ends, document_like
-from neurotrale.annotations.bodies import checked_array
-from neurotrale.annotations.changes import Author, WriteContext, apply, reversed_hunks
-from neurotrale.annotations.contents import Contents, etag_of
-from neurotrale.annotations.diff import diff_documents
-from neurotrale.annotations.document import Document
-from neurotrale.annotations.edits import Edit, edit_between
-from neurotrale.annotations.flawless import FlawlessAnnotations
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.kept_contents import WAITING_BYTES, KeptContents
-from neurotrale.annotations.paths import AnnotationFile
-from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.annotations.seen import Seen
-from neurotrale.annotations.spelling import Parsed, is_edited, is_only_respelled
+from neurotrale.annotations.documents.alike import common_ends, document_like
+from neurotrale.annotations.documents.bodies import checked_array
+from neurotrale.annotations.documents.contents import Contents, etag_of
+from neurotrale.annotations.documents.diff import diff_documents
+from neurotrale.annotations.documents.document import Document
+from neurotrale.annotations.documents.flawless import FlawlessAnnotations
+from neurotrale.annotations.documents.pieces import NotAnArrayError
+from neurotrale.annotations.documents.spelling import Parsed, is_edited, is_only_respelled
+from neurotrale.annotations.documents.validation import ArrayCheck, Report
+from neurotrale.annotations.files.paths import AnnotationFile
+from neurotrale.annotations.journals.changes import Author, WriteContext, apply, reversed_hunks
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.viewers import Viewer
+from neurotrale.annotations.merging import edits
+from neurotrale.annotations.merging.edits import Edit, edit_between
+from neurotrale.annotations.merging.kept_contents import WAITING_BYTES, KeptContents
+from neurotrale.annotations.merging.seen import Seen
+from neurotrale.annotations.merging.view_store import Views
 from neurotrale.annotations.transaction import FileChanges
-from neurotrale.annotations.validation import ArrayCheck, Report
-from neurotrale.annotations.view_store import Views
-from neurotrale.annotations.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import RuleBrokenError

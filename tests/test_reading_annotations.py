@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurotrale.annotations.pieces import (
+from neurotrale.annotations.documents.pieces import (
     NotAnArrayError,
     decode_in_pieces,
     split_items,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import requests
 
-from neurotrale.annotations.block_listing import ListedFile
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.files.block_listing import ListedFile
+from neurotrale.annotations.files.paths import AnnotationFiles
 from neurotrale.layers.spatial_index import CoordinateSpace
 from neurotrale.queries.formats import FORMATS, buffered
 from neurotrale.queries.query import EVERYTHING, AnnotationQuery, search_files

@@ -22,7 +22,7 @@ import falcon.testing
 import pytest
 import requests
 
-from neurotrale.annotations.contents import Contents
+from neurotrale.annotations.documents.contents import Contents
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.writes import AnnotationWriter, FileWriter
 from neurotrale.errors import DiskFullError, StartError

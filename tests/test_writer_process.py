@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalRecord
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import JournalRecord
 from neurotrale.locking.locks import make_lock
 from tests.conftest import Service, StartService
 from tests.datasets import write_dataset

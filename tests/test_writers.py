@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 import requests
 
-from neurotrale.annotations.changes import AppliedChange, Author, Before, Change
-from neurotrale.annotations.contents import Contents
-from neurotrale.annotations.document import Document
-from neurotrale.annotations.journal_records import KeyedOperation
-from neurotrale.annotations.revisions import ChangeFilter
+from neurotrale.annotations.documents.contents import Contents
+from neurotrale.annotations.documents.document import Document
+from neurotrale.annotations.journals.changes import AppliedChange, Author, Before, Change
+from neurotrale.annotations.journals.journal_records import KeyedOperation
+from neurotrale.annotations.journals.revisions import ChangeFilter
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.errors import ConflictError, ReadOnlyError
 from neurotrale.locking.filesystems import LockSetting

@@ -9,7 +9,17 @@ from typing import Protocol
 
 import msgspec
 
-from neurotrale.annotations.changes import (
+from neurotrale.annotations.documents.contents import (
+    Content,
+    FileChangedError,
+    content_of,
+    etag_of,
+    etags_of_copy,
+)
+from neurotrale.annotations.documents.index import Index
+from neurotrale.annotations.documents.pieces import NotAnArrayError
+from neurotrale.annotations.documents.touched import ids_in
+from neurotrale.annotations.journals.changes import (
     AppliedChange,
     Author,
     Before,
@@ -17,27 +27,17 @@ from neurotrale.annotations.changes import (
     JournalTail,
     apply_in_pieces,
 )
-from neurotrale.annotations.contents import (
-    Content,
-    FileChangedError,
-    content_of,
-    etag_of,
-    etags_of_copy,
-)
-from neurotrale.annotations.index import Index
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import (
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import (
     FORMAT,
     ContentState,
     JournalEntry,
     KeyedOperation,
     NewRecord,
 )
+from neurotrale.annotations.journals.revisions import applied_changes, until_damage
+from neurotrale.annotations.journals.viewers import NO_NOTES
 from neurotrale.annotations.operation_ids import OperationIds
-from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.annotations.revisions import applied_changes, until_damage
-from neurotrale.annotations.touched import ids_in
-from neurotrale.annotations.viewers import NO_NOTES
 from neurotrale.errors import OtherRequestError
 from neurotrale.storage.cache import Stamp
 from neurotrale.storage.ranges import FileRange, LargeBytes, Piece

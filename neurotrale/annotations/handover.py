@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import msgspec
 
 from neurotrale import errors
-from neurotrale.annotations.changes import WriteContext
-from neurotrale.annotations.viewers import Viewer
+from neurotrale.annotations.journals.changes import WriteContext
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.errors import BusyError, raise_write_error

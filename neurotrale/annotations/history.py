@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from neurotrale.annotations.changes import Before, WriteContext
-from neurotrale.annotations.contents import Content, Contents, document_of
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalEntry
-from neurotrale.annotations.paths import AnnotationFile
-from neurotrale.annotations.restore import (
-    annotation_in,
-    ignored_removals,
-    revision_content,
-)
-from neurotrale.annotations.revisions import (
+from neurotrale.annotations.documents.contents import Content, Contents, document_of
+from neurotrale.annotations.files.paths import AnnotationFile
+from neurotrale.annotations.journals.changes import Before, WriteContext
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import JournalEntry
+from neurotrale.annotations.journals.revisions import (
     ChangeFilter,
     applied_changes,
     page_of_changes,
     selected_changes,
+)
+from neurotrale.annotations.restore import (
+    annotation_in,
+    ignored_removals,
+    revision_content,
 )
 from neurotrale.annotations.store import writable
 from neurotrale.annotations.write_requests import WriteRequest, Written

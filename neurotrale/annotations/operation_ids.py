@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from neurotrale.annotations.contents import Content
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalEntry, KeyedOperation
-from neurotrale.annotations.revisions import applied_changes
-from neurotrale.annotations.viewers import SaveNotes
+from neurotrale.annotations.documents.contents import Content
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import JournalEntry, KeyedOperation
+from neurotrale.annotations.journals.revisions import applied_changes
+from neurotrale.annotations.journals.viewers import SaveNotes
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.errors import BadInputError, OtherRequestError
 from neurotrale.late import LazyModule

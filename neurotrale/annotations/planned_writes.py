@@ -6,13 +6,15 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 
-from neurotrale.annotations.bulk import remove_all, upsert_all
-from neurotrale.annotations.changes import AppliedChange, Before, Change
-from neurotrale.annotations.contents import document_of
-from neurotrale.annotations.diff import hunks_between
-from neurotrale.annotations.document import Document
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import KeyedOperation
+from neurotrale.annotations.documents.bulk import remove_all, upsert_all
+from neurotrale.annotations.documents.contents import document_of
+from neurotrale.annotations.documents.diff import hunks_between
+from neurotrale.annotations.documents.document import Document
+from neurotrale.annotations.journals.changes import AppliedChange, Before, Change
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import KeyedOperation
+from neurotrale.annotations.journals.viewers import NO_NOTES, SaveNotes
+from neurotrale.annotations.merging.saves import Saves
 from neurotrale.annotations.operation_ids import (
     answer_of,
     check_same_request,
@@ -27,8 +29,6 @@ from neurotrale.annotations.restore import (
     restored_revision,
     undone_changes,
 )
-from neurotrale.annotations.saves import Saves
-from neurotrale.annotations.viewers import NO_NOTES, SaveNotes
 from neurotrale.annotations.write_requests import WriteOperation, WriteRequest, Written
 from neurotrale.errors import MissingError
 from neurotrale.metrics import count_held

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import msgspec
 
-from neurotrale.annotations.changes import format_time
+from neurotrale.annotations.journals.changes import format_time
 from neurotrale.errors import DamagedError
 from neurotrale.storage.descriptors import Directory
 from neurotrale.storage.regular import lines_backwards, make_own_directory, open_regular

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from neurotrale.annotations.changes import Before, Change
-from neurotrale.annotations.contents import Content, document_of
-from neurotrale.annotations.diff import hunks_between
-from neurotrale.annotations.document import Document
-from neurotrale.annotations.earlier_contents import NoHistoryError, content_at, existed_at
-from neurotrale.annotations.fields import merge_annotation
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalRecord
-from neurotrale.annotations.merge import rewritten
-from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.annotations.revisions import ChangeFilter, applied_changes
-from neurotrale.annotations.spelling import Parsed, same_value
-from neurotrale.annotations.splice import set_fields
-from neurotrale.annotations.touched import changes_in, same
+from neurotrale.annotations.documents.contents import Content, document_of
+from neurotrale.annotations.documents.diff import hunks_between
+from neurotrale.annotations.documents.document import Document
+from neurotrale.annotations.documents.fields import merge_annotation
+from neurotrale.annotations.documents.pieces import NotAnArrayError
+from neurotrale.annotations.documents.spelling import Parsed, same_value
+from neurotrale.annotations.documents.splice import set_fields
+from neurotrale.annotations.documents.touched import changes_in, same
+from neurotrale.annotations.journals.changes import Before, Change
+from neurotrale.annotations.journals.earlier_contents import NoHistoryError, content_at, existed_at
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import JournalRecord
+from neurotrale.annotations.journals.revisions import ChangeFilter, applied_changes
+from neurotrale.annotations.merging.merge import rewritten
 from neurotrale.errors import MissingError
 
 

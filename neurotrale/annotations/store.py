@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from neurotrale.annotations.bodies import begins_array, checked_annotation, checked_array
-from neurotrale.annotations.changes import WriteContext
-from neurotrale.annotations.contents import (
+from neurotrale.annotations.documents.bodies import begins_array, checked_annotation, checked_array
+from neurotrale.annotations.documents.contents import (
     Content,
     Contents,
     FileChangedError,
     document_of,
     etag_of,
 )
-from neurotrale.annotations.document import Document, StaleIndexError
-from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
-from neurotrale.annotations.pieces import is_empty_array
-from neurotrale.annotations.viewers import Viewer
+from neurotrale.annotations.documents.document import Document, StaleIndexError
+from neurotrale.annotations.documents.pieces import is_empty_array
+from neurotrale.annotations.files.paths import AnnotationFile, AnnotationFiles
+from neurotrale.annotations.journals.changes import WriteContext
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import AnnotationWriter
 from neurotrale.errors import BadInputError, MissingError, ReadOnlyError, reading

@@ -14,16 +14,21 @@ from functools import partial
 from pathlib import Path
 
 from neurotrale.annotations.batch import Batch, PlannedChange, aborted_record, record_of
-from neurotrale.annotations.bursts import REST_S, Bursts
-from neurotrale.annotations.changes import AppliedChange, Change, JournalTail, format_time
-from neurotrale.annotations.contents import Content, Contents, FileChangedError, recorded_stamp
-from neurotrale.annotations.diff import hunks_between
-from neurotrale.annotations.document import StaleIndexError
-from neurotrale.annotations.earlier_contents import NoHistoryError, content_at
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.documents.contents import (
+    Content,
+    Contents,
+    FileChangedError,
+    recorded_stamp,
+)
+from neurotrale.annotations.documents.diff import hunks_between
+from neurotrale.annotations.documents.document import StaleIndexError
+from neurotrale.annotations.journals.bursts import REST_S, Bursts
+from neurotrale.annotations.journals.changes import AppliedChange, Change, JournalTail, format_time
+from neurotrale.annotations.journals.earlier_contents import NoHistoryError, content_at
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import ContentState, JournalEntry, NewRecord
+from neurotrale.annotations.journals.revisions import is_pending
 from neurotrale.annotations.operation_ids import OperationIds
-from neurotrale.annotations.revisions import is_pending
 from neurotrale.errors import (
     BusyError,
     ConflictError,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from neurotrale.annotations.changes import WriteContext
-from neurotrale.annotations.paths import AnnotationFile
-from neurotrale.annotations.viewers import NO_NOTES, SaveNotes
+from neurotrale.annotations.files.paths import AnnotationFile
+from neurotrale.annotations.journals.changes import WriteContext
+from neurotrale.annotations.journals.viewers import NO_NOTES, SaveNotes
 
 WriteOperation = Literal[
     "put",

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import Protocol
 
-from neurotrale.annotations.changes import AppliedChange, WriteContext
-from neurotrale.annotations.index import Index
+from neurotrale.annotations.documents.index import Index
+from neurotrale.annotations.journals.changes import AppliedChange, WriteContext
+from neurotrale.annotations.journals.viewers import Viewer
+from neurotrale.annotations.merging.saves import Saves
+from neurotrale.annotations.merging.view_store import Views
 from neurotrale.annotations.planned_writes import PlannedWrite
-from neurotrale.annotations.saves import Saves
 from neurotrale.annotations.transaction import FileChanges
-from neurotrale.annotations.view_store import Views
-from neurotrale.annotations.viewers import Viewer
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.locking.writers import remove_claims
 

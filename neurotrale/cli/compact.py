@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 
-from neurotrale.annotations.blocks import ANNOTATIONS
-from neurotrale.annotations.changes import format_time, parse_time
-from neurotrale.annotations.compaction import CompactedJournal, Compaction
-from neurotrale.annotations.contents import Contents
-from neurotrale.annotations.discarding import Discarding
-from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
+from neurotrale.annotations.documents.contents import Contents
+from neurotrale.annotations.files.blocks import ANNOTATIONS
+from neurotrale.annotations.files.paths import AnnotationFile, AnnotationFiles
+from neurotrale.annotations.journals.changes import format_time, parse_time
+from neurotrale.annotations.journals.compaction import CompactedJournal, Compaction
+from neurotrale.annotations.journals.discarding import Discarding
 from neurotrale.cli.declared import declared
 from neurotrale.cli.history import annotation_file, user_name
 from neurotrale.cli.output import say

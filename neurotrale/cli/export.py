@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from neurotrale.annotations.block_listing import ReadableFile
-from neurotrale.annotations.paths import AnnotationFile, AnnotationFiles
+from neurotrale.annotations.files.block_listing import ReadableFile
+from neurotrale.annotations.files.paths import AnnotationFile, AnnotationFiles
 from neurotrale.cli.declared import declared
 from neurotrale.cli.output import write_data
 from neurotrale.errors import BadInputError, MissingError, writing

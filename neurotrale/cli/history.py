@@ -14,15 +14,15 @@ from typing import Any
 import click
 import msgspec
 
-from neurotrale.annotations.changes import Author, WriteContext, parse_time
-from neurotrale.annotations.contents import Contents
-from neurotrale.annotations.corrections import corrections as corrections_of
+from neurotrale.annotations.documents.contents import Contents
+from neurotrale.annotations.documents.index import id_of
+from neurotrale.annotations.files.paths import AnnotationFile
 from neurotrale.annotations.history import AnnotationHistory
-from neurotrale.annotations.index import id_of
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import JournalEntry
-from neurotrale.annotations.paths import AnnotationFile
-from neurotrale.annotations.revisions import ChangeFilter, touched
+from neurotrale.annotations.journals.changes import Author, WriteContext, parse_time
+from neurotrale.annotations.journals.corrections import corrections as corrections_of
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import JournalEntry
+from neurotrale.annotations.journals.revisions import ChangeFilter, touched
 from neurotrale.annotations.transaction import FileChanges
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.cli.declared import declared

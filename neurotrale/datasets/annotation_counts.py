@@ -16,7 +16,7 @@ from struct import Struct
 import msgspec
 import xxhash
 
-from neurotrale.annotations.block_listing import ListedBlock, ListedFile
+from neurotrale.annotations.files.block_listing import ListedBlock, ListedFile
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.storage.cache import Stamp
 

@@ -11,8 +11,8 @@ from threading import Condition, Lock, Thread
 
 import msgspec
 
-from neurotrale.annotations.block_listing import BlockListing
-from neurotrale.annotations.changes import format_time
+from neurotrale.annotations.files.block_listing import BlockListing
+from neurotrale.annotations.journals.changes import format_time
 from neurotrale.datasets.annotation_counts import AnnotationCounts, CountProgress
 from neurotrale.datasets.count_index import (
     CountIndex,

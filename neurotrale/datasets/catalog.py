@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from neurotrale.annotations.activity import ActivityLog
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.files.activity import ActivityLog
+from neurotrale.annotations.files.paths import AnnotationFiles
 from neurotrale.chunks.store import Chunks
 from neurotrale.datasets.dataset_ids import DatasetIds
 from neurotrale.datasets.review_progress import ReviewProgress

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from neurotrale.annotations.activity import held_removals_of
-from neurotrale.annotations.block_listing import BlockListing
+from neurotrale.annotations.files.activity import held_removals_of
+from neurotrale.annotations.files.block_listing import BlockListing
 from neurotrale.datasets.annotation_counts import AnnotationCounts, block_record, files_of
 from neurotrale.storage.directories import forget_directory
 from neurotrale.storage.shared_files import Piece

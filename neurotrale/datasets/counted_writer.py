@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import xxhash
 
+from neurotrale.annotations.merging.view_store import Views
 from neurotrale.annotations.transaction import FileChanges
-from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.write_requests import WriteRequest, Written
 from neurotrale.annotations.writes import FileWriter
 from neurotrale.storage.shared_files import SharedFiles

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from threading import Lock
 
-from neurotrale.annotations.block_listing import BlockListing
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.files.block_listing import BlockListing
+from neurotrale.annotations.files.paths import AnnotationFiles
 from neurotrale.datasets.annotation_counts import AnnotationCounts
 from neurotrale.datasets.background_count import BackgroundCount
 from neurotrale.errors import MissingError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from neurotrale.annotations.contents import etag_of
+from neurotrale.annotations.documents.contents import etag_of
 from neurotrale.chunks.render import Pixels, grey_levels, label_colours
 from neurotrale.chunks.store import Chunks
 from neurotrale.datasets.sample import Box, Sample, Voxels, find_sample, read_sample

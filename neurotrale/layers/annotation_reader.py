@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from neurotrale.annotations.pieces import MALFORMED, decode_in_pieces, split_items
+from neurotrale.annotations.documents.pieces import MALFORMED, decode_in_pieces, split_items
 
 BATCH = 4096
 

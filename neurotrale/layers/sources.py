@@ -12,9 +12,9 @@ from threading import Lock
 
 import msgspec
 
-from neurotrale.annotations.blocks import ANNOTATIONS
-from neurotrale.annotations.contents import etag_of
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.documents.contents import etag_of
+from neurotrale.annotations.files.blocks import ANNOTATIONS
+from neurotrale.annotations.files.paths import AnnotationFiles
 from neurotrale.errors import DamagedError, MissingError
 from neurotrale.layers.geometry import GeometryKind
 from neurotrale.layers.source import LayerSource, build_source

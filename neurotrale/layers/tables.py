@@ -12,9 +12,9 @@ from sys import intern
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from neurotrale.annotations.block_listing import ReadableFile
-from neurotrale.annotations.contents import etag_of
-from neurotrale.annotations.pieces import NotAnArrayError
+from neurotrale.annotations.documents.contents import etag_of
+from neurotrale.annotations.documents.pieces import NotAnArrayError
+from neurotrale.annotations.files.block_listing import ReadableFile
 from neurotrale.late import LazyModule
 from neurotrale.layers.annotation_reader import Annotation, read_annotations
 from neurotrale.layers.geometry import GeometryKind, Shapes, geometry_of

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from neurotrale.annotations.block_listing import ReadableFile
-from neurotrale.annotations.pieces import NotAnArrayError
+from neurotrale.annotations.documents.pieces import NotAnArrayError
+from neurotrale.annotations.files.block_listing import ReadableFile
 from neurotrale.errors import BadInputError, MissingError
 from neurotrale.late import LazyModule
 from neurotrale.layers.annotation_reader import Annotation, read_batches

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import falcon
 from falcon.uri import parse_query_string
 
-from neurotrale.annotations.blocks import ANNOTATIONS
+from neurotrale.annotations.files.blocks import ANNOTATIONS
 from neurotrale.annotations.store import writable
 from neurotrale.annotations.writes import AnnotationWriter
 from neurotrale.errors import TooLargeError

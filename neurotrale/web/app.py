@@ -9,15 +9,15 @@ from typing import Any, cast
 import falcon
 from falcon.routing import CompiledRouter
 
-from neurotrale.annotations.change_feed import ChangeFeed
-from neurotrale.annotations.contents import Contents
+from neurotrale.annotations.documents.contents import Contents
+from neurotrale.annotations.documents.index_files import IndexFiles
+from neurotrale.annotations.files.change_feed import ChangeFeed
+from neurotrale.annotations.files.paths import AnnotationFiles
 from neurotrale.annotations.history import AnnotationHistory
-from neurotrale.annotations.index_files import IndexFiles
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.merging.view_store import Views
 from neurotrale.annotations.refusals import Refusals
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.annotations.transaction import FileChanges
-from neurotrale.annotations.view_store import Views
 from neurotrale.annotations.writes import AnnotationWriter, FileWriter
 from neurotrale.chunks.store import Chunks
 from neurotrale.datasets.catalog import Catalog

@@ -13,7 +13,7 @@ import re
 
 from falcon import Request, Response
 
-from neurotrale.annotations.viewers import Viewer
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.tokens import USER
 from neurotrale.tokens.sessions import SESSION, SESSION_PATTERN, label_of, new_session
 from neurotrale.web.prefixes import BASE_PATH

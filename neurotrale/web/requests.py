@@ -13,7 +13,7 @@ from types import MappingProxyType
 
 from falcon import HTTPInvalidParam, Request
 
-from neurotrale.annotations.changes import parse_time
+from neurotrale.annotations.journals.changes import parse_time
 from neurotrale.errors import BadInputError
 from neurotrale.tokens.sessions import SESSION
 

@@ -8,11 +8,11 @@ from functools import partial
 
 from falcon import Request
 
-from neurotrale.annotations.changes import Author, Preconditions, WriteContext
 from neurotrale.annotations.handover import ARRIVED_NS, PARKING, Parking
+from neurotrale.annotations.journals.changes import Author, Preconditions, WriteContext
+from neurotrale.annotations.journals.viewers import Viewer
 from neurotrale.annotations.operation_ids import HEADER, check_operation_id
 from neurotrale.annotations.store import AnnotationStore, Read
-from neurotrale.annotations.viewers import Viewer
 from neurotrale.settings.service import GuardMode
 from neurotrale.storage.compression import CODINGS
 from neurotrale.storage.names import AnnotationName

@@ -11,9 +11,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from neurotrale.annotations.document import Document
-from neurotrale.annotations.pieces import NotAnArrayError
-from neurotrale.annotations.validation import check_each
+from neurotrale.annotations.documents.document import Document
+from neurotrale.annotations.documents.pieces import NotAnArrayError
+from neurotrale.annotations.documents.validation import check_each
 from neurotrale.tools.check.findings import CheckCounts
 from neurotrale.tools.check.walk import DirectoryWalker, WalkedEntry
 from neurotrale.tools.parallel import parallel_for_each

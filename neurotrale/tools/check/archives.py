@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from neurotrale.annotations.archives import Archives
-from neurotrale.annotations.journal import Journal
-from neurotrale.annotations.journal_records import parse_entry
+from neurotrale.annotations.journals.archives import Archives
+from neurotrale.annotations.journals.journal import Journal
+from neurotrale.annotations.journals.journal_records import parse_entry
 from neurotrale.errors import DamagedError, IrregularFileError
 from neurotrale.storage.regular import open_companion
 from neurotrale.tools.check.walk import DirectoryWalker

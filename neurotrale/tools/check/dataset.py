@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import isfinite, prod
 
-from neurotrale.annotations.blocks import (
+from neurotrale.annotations.files.blocks import (
     ANNOTATIONS,
     BLOCK_INFO,
     LEGACY_DIRECTORY,

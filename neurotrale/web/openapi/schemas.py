@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from neurotrale.annotations.validation import GEOMETRY
+from neurotrale.annotations.documents.validation import GEOMETRY
 
 Json = dict[str, Any]
 

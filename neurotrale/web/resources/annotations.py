@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote_plus
 import falcon
 from falcon import Request, Response
 
-from neurotrale.annotations.blocks import Blocks
+from neurotrale.annotations.files.blocks import Blocks
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.errors import BadInputError, TooLargeError
 from neurotrale.layers.spatial_index import CoordinateSpaces

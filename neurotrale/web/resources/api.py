@@ -9,7 +9,7 @@ import falcon
 from falcon import Request, Response
 
 import neurotrale
-from neurotrale.annotations.contents import etag_of
+from neurotrale.annotations.documents.contents import etag_of
 from neurotrale.metrics import CONTENT_TYPE, exposition, is_enabled
 from neurotrale.storage.data_root import DataRoot
 from neurotrale.tokens.watch import SharedTokens

@@ -5,8 +5,8 @@ from __future__ import annotations
 import falcon
 from falcon import Request, Response
 
-from neurotrale.annotations.change_feed import ChangeFeed
-from neurotrale.annotations.feed_records import MOST_CHANGES, FeedQuery
+from neurotrale.annotations.files.change_feed import ChangeFeed
+from neurotrale.annotations.journals.feed_records import MOST_CHANGES, FeedQuery
 from neurotrale.storage.names import AnnotationName
 from neurotrale.web.requests import flag_parameter, number_parameter, single_param
 from neurotrale.web.resources.annotations import JSON, resolve_block

@@ -7,7 +7,7 @@ from contextlib import suppress
 import falcon
 from falcon import Request, Response
 
-from neurotrale.annotations.changes import Preconditions, WriteContext
+from neurotrale.annotations.journals.changes import Preconditions, WriteContext
 from neurotrale.annotations.store import AnnotationStore
 from neurotrale.datasets.catalog import FIRST_BLOCK, Catalog
 from neurotrale.errors import ChangedError

@@ -7,10 +7,10 @@ from itertools import islice
 import falcon
 from falcon import Request, Response
 
+from neurotrale.annotations.files.paths import AnnotationFiles
 from neurotrale.annotations.history import AnnotationHistory
-from neurotrale.annotations.journal_records import JournalEntry
-from neurotrale.annotations.paths import AnnotationFiles
-from neurotrale.annotations.revisions import ChangeFilter
+from neurotrale.annotations.journals.journal_records import JournalEntry
+from neurotrale.annotations.journals.revisions import ChangeFilter
 from neurotrale.errors import BadInputError
 from neurotrale.storage.names import AnnotationName
 from neurotrale.web.requests import (

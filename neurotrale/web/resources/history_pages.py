@@ -5,8 +5,8 @@ from __future__ import annotations
 import falcon
 from falcon import Request, Response
 
-from neurotrale.annotations.corrections import block_corrections, check_journals
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.files.paths import AnnotationFiles
+from neurotrale.annotations.journals.corrections import block_corrections, check_journals
 from neurotrale.storage.names import AnnotationName, Parts
 from neurotrale.tokens import MAY_WRITE
 from neurotrale.web.pages import files_page, history_page

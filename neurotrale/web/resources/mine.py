@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 from falcon import Request, Response
 
-from neurotrale.annotations.activity import ActivityLog
-from neurotrale.annotations.blocks import ANNOTATIONS
+from neurotrale.annotations.files.activity import ActivityLog
+from neurotrale.annotations.files.blocks import ANNOTATIONS
 from neurotrale.annotations.refusals import KEPT_S, Refusals
 from neurotrale.errors import MissingError
 from neurotrale.storage.files import Files, StoredDirectory

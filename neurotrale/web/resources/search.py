@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from falcon import Request, Response
 
-from neurotrale.annotations.contents import etag_of
-from neurotrale.annotations.paths import AnnotationFiles
+from neurotrale.annotations.documents.contents import etag_of
+from neurotrale.annotations.files.paths import AnnotationFiles
 from neurotrale.layers.spatial_index import CoordinateSpace, CoordinateSpaces
 from neurotrale.queries.formats import Format, buffered, find_format
 from neurotrale.queries.query import EVERYTHING, AnnotationQuery, search_files

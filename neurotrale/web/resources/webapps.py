@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from falcon import Request, Response
 
-from neurotrale.annotations.contents import etag_of
+from neurotrale.annotations.documents.contents import etag_of
 from neurotrale.errors import MissingError
 from neurotrale.storage.compression import CODINGS
 from neurotrale.storage.names import Parts

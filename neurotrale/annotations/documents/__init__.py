@@ -1,0 +1,1 @@
+"""Annotation files as bytes: their annotations, what these must be, and where they are."""

@@ -1,0 +1,1 @@
+"""Journals: what was changed in annotation files, by whom, and earlier contents."""
