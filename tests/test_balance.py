@@ -48,9 +48,11 @@ def configuration_of_slurm(nodes: dict[str, int], place: Path) -> str:
     for node, port in nodes.items():
         (place / f"{node}.json").write_text(json.dumps({"host": node, "port": port, "pid": 1}))
     script = (REPOSITORY / "slurm" / "balance").read_text()
-    function = re.search(r"^configuration\(\) \{\n.*?^\}\n", script, re.DOTALL | re.MULTILINE)
-    assert function is not None
-    command = ["bash", "-euc", f"nodes=$1\n{function[0]}\nconfiguration", "bash", str(place)]
+    functions = re.findall(
+        r"^(?:address_of|configuration)\(\) \{\n.*?^\}\n", script, re.DOTALL | re.MULTILINE
+    )
+    assert len(functions) == 2
+    command = ["bash", "-euc", f"nodes=$1\n{''.join(functions)}configuration", "bash", str(place)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return done.stdout.replace('bind "${BIND}"', "bind :8080")
 
