@@ -24,6 +24,7 @@ _ORDER = re.compile(
 # What commands and requests of our own do: they remove only what is named.
 _OWN = {
     "Remove the claim of a writer that died.",
+    "Delete archives whose records are all older; needs --confirm.",
     "remove them; with `id`, that one",
 }
 # Containers hold no data: these are in directories of the machine.
