@@ -329,11 +329,11 @@ def restored(person: Person, id_: str, revision: int | None) -> None:
 
 
 def corrected(world: World) -> list[tuple[str, str, bytes, bytes]]:
-    """Give the corrections, but for the last times: a drag may end where it began."""
-    return [
+    """Give the corrections, but for their times and order: a drag may end where it began."""
+    return sorted(
         (one.id, one.kind, bytes(one.first or b""), bytes(one.last or b""))
         for one in file_corrections(world.stores.file)
-    ]
+    )
 
 
 class Bursts(RuleBasedStateMachine):
