@@ -7,6 +7,7 @@ has nothing to start from.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -346,7 +347,7 @@ def test_what_is_surely_only_respelled_was_not_edited(
 def _is_odd(value: dict[str, Any]) -> bool:
     try:
         loaded(value)
-    except (TypeError, ValueError, OverflowError, IndexError):
+    except (TypeError, ValueError, OverflowError, IndexError, struct.error):
         return True
     return False
 
