@@ -110,13 +110,16 @@ def test_image_has_help_that_names_the_bind(sif: Path, hpc: User) -> None:
 
 def test_image_has_the_packages_that_are_pinned(sif: Path, hpc: User, sources: Path) -> None:
     lists = [sources / "requirements.txt", sources / "requirements-viewer.txt"]
-    pinned = re.findall(r"^[\w-]+==\S+", "".join(map(Path.read_text, lists)), re.MULTILINE)
+    pinned = re.findall(r"^([\w.-]+)==(\S+)", "".join(map(Path.read_text, lists)), re.MULTILINE)
     code = "import importlib.metadata as m\nfor d in m.distributions(): print(d.name, d.version)"
     python: Words = ["apptainer", "exec", sif, "/opt/neurotrale/bin/python", "-c", code]
     lines = hpc.run(python).stdout.lower().splitlines()
-    there = {re.sub(r"[-_.]+", "-", name): version for name, version in map(str.split, lines)}
+    there, expected = (
+        {re.sub(r"[-_.]+", "-", name.lower()): version for name, version in versions}
+        for versions in (map(str.split, lines), pinned)
+    )
     assert there.pop("neurotrale") == neurotrale.__version__
-    assert there == dict(line.lower().split("==") for line in pinned)
+    assert there == expected
 
 
 def test_image_cannot_be_written_to(sif: Path, hpc: User) -> None:
