@@ -80,10 +80,13 @@ def test_lines_wait_in_order_for_a_reader_and_what_is_dropped_is_counted(
 
     eventually(all_is_there, "the lines")
     kept = [line for line in found.decode().splitlines() if "dropped" not in line]
-    (note,) = [line for line in found.decode().splitlines() if "dropped" in line]
-    assert kept == lines[: len(kept)]
+    notes = [line for line in found.decode().splitlines() if "dropped" in line]
+    in_order = iter(lines)
+    assert all(line in in_order for line in kept)
     assert len(kept) * 1000 > MOST_WAITING_BYTES
-    assert note.startswith(f"{len(lines) - len(kept)} lines")
+    assert all(" lines" in note for note in notes)
+    # On a busy machine, the writer may catch up in between.
+    assert sum(int(note.partition(" ")[0]) for note in notes) == len(lines) - len(kept)
     handler.handle(record("after all"))
     assert os.read(reader, 100) == b"after all\n"
 
