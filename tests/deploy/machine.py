@@ -18,6 +18,7 @@ import hashlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -131,6 +132,11 @@ def unmounted() -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
+def _heed_ctrl_c() -> None:
+    """Undo that tests were started in the background, where a shell ignores SIGINT for them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class User:
     """An ordinary user, as those of a cluster are.
@@ -197,6 +203,7 @@ class User:
                 user=self.uid if other else None,
                 group=self.gid if other else None,
                 extra_groups=() if other else None,
+                preexec_fn=_heed_ctrl_c,
             )
 
     def own(self, path: Path) -> Path:
