@@ -252,6 +252,14 @@ def histories(check: Callable[..., None]) -> Callable[[], None]:
     )(given_parts(check))
 
 
+def parts_taken(stores: Stores, parts: list[list[tuple[Any, ...]]]) -> Iterator[None]:
+    """Take a history part by part; a test looks at it after each."""
+    for part in parts:
+        for step in part:
+            take(stores, step)
+        yield
+
+
 @pytest.mark.proof
 @pytest.mark.thorough
 def test_history_answers_the_same_after_its_records_moved_into_archives(root: Path) -> None:
@@ -260,9 +268,7 @@ def test_history_answers_the_same_after_its_records_moved_into_archives(root: Pa
     @histories
     def check(parts: list[list[tuple[Any, ...]]], data: st.DataObject) -> None:
         stores = clocked(root / str(next(numbered)))
-        for part in parts:
-            for step in part:
-                take(stores, step)
+        for _ in parts_taken(stores, parts):
             before = answers(stores)
             moved = compact(stores, draw_time(stores, data))
             assert answers(stores) == before
@@ -282,9 +288,7 @@ def test_corrections_and_later_revisions_stay_when_archives_are_discarded(root: 
     @histories
     def check(parts: list[list[tuple[Any, ...]]], data: st.DataObject) -> None:
         stores = clocked(root / str(next(numbered)))
-        for part in parts:
-            for step in part:
-                take(stores, step)
+        for _ in parts_taken(stores, parts):
             if data.draw(st.booleans()):
                 compact(stores, draw_time(stores, data))
             horizon = draw_time(stores, data)
