@@ -408,12 +408,14 @@ def test_each_source_brings_the_colour_of_its_channel(tmp_path: Path) -> None:
         metadata = {"axes": "ZYX", "Channel": channel}
         tifffile.imwrite(path, STACK[number], ome=True, metadata=metadata)
         sources.append(path)
-    ingest(sources[0], tmp_path / "out", "--source", str(sources[1]), "--levels", "1")
-    info = json.loads((tmp_path / "out/info").read_text())
-    assert info["channels"] == [
-        {"name": "dye 0", "color": "#ff0000"},
-        {"name": "dye 1", "color": "#00ff00"},
-    ]
+    for name, more in (("out", []), ("converted", ["--to", "float32"])):
+        options = ["--source", str(sources[1]), "--levels", "1", *more]
+        ingest(sources[0], tmp_path / name, *options)
+        info = json.loads((tmp_path / name / "info").read_text())
+        assert info["channels"] == [
+            {"name": "dye 0", "color": "#ff0000"},
+            {"name": "dye 1", "color": "#00ff00"},
+        ]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from neurotrale.precomputed.info import ChannelStyle
 from neurotrale.tools.ingest.dataset_source import DatasetSource
 from neurotrale.tools.ingest.joined import JoinedSource
 from neurotrale.tools.ingest.plane_source import PlaneSource
+from neurotrale.tools.ingest.series import listed, ome_pixels
 
 _WHITE = "#ffffff"  # what OME means where no colour is stated
 
@@ -52,13 +53,8 @@ def styles_in_file(path: Path) -> list[ChannelStyle]:
 
 
 def _in_ome(tiff: tifffile.TiffFile) -> list[ChannelStyle]:
-    if not tiff.is_ome or not tiff.ome_metadata:
-        return []
-    image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
-    pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
-    channels = pixels.get("Channel", [])
-    channels = channels if isinstance(channels, list) else [channels]
-    return [ChannelStyle(str(one.get("Name", "")), _of_ome(one)) for one in channels]
+    channels = (ome_pixels(tiff) or {}).get("Channel", [])
+    return [ChannelStyle(str(one.get("Name", "")), _of_ome(one)) for one in listed(channels)]
 
 
 def _of_ome(channel: dict[str, Any]) -> str:

@@ -12,7 +12,6 @@ from math import prod
 from msgspec.structs import replace
 
 from neurotrale.tools.ingest.budget import ResourceBudget
-from neurotrale.tools.ingest.channel_colours import channel_styles
 from neurotrale.tools.ingest.checkpoint import Checkpoint, PartProgress, part_names
 from neurotrale.tools.ingest.empty_chunks import SUFFIX, EmptyChunks
 from neurotrale.tools.ingest.levels import PyramidLevel, info_text
@@ -93,7 +92,7 @@ class Part:
                     plan.source.dtype,
                     plan.request.segmentation,
                     plan.source.channels,
-                    channel_styles(plan.source),
+                    plan.styles,
                 )
                 writer.write("info", text.encode())
             files = chunk_files_for(self.plan, writer, self._empty_chunks())

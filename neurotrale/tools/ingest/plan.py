@@ -13,7 +13,7 @@ import numpy as np
 
 from neurotrale.chunks.encode import Compression, Layout
 from neurotrale.errors import BadInputError
-from neurotrale.precomputed.info import Triple
+from neurotrale.precomputed.info import ChannelStyle, Triple
 from neurotrale.tools.ingest.channel_colours import channel_styles
 from neurotrale.tools.ingest.conversion import converted_source, range_of_values
 from neurotrale.tools.ingest.dataset_source import DatasetSource
@@ -86,6 +86,7 @@ class IngestPlan:
             if there is none.
         own_notes: What the user should know about the options.
         planning_s: How long it took to find and check the source.
+        styles: How each channel is shown; empty if the source does not state it.
     """
 
     request: IngestRequest
@@ -94,6 +95,7 @@ class IngestPlan:
     shared: int
     own_notes: tuple[str, ...] = ()
     planning_s: float = 0.0
+    styles: tuple[ChannelStyle, ...] = ()
 
     @property
     def notes(self) -> list[str]:
@@ -183,7 +185,12 @@ def make_plan(request: IngestRequest) -> IngestPlan:
             values=_values(request) if source.dtype == "int64" else None,
         )
         plan = plan_for(replace(request, resolution_nm=resolution_nm), source)
-        return replace(plan, own_notes=tuple(notes), planning_s=time.monotonic() - started)
+        return replace(
+            plan,
+            own_notes=tuple(notes),
+            planning_s=time.monotonic() - started,
+            styles=tuple(styles),
+        )
     except BaseException:
         source.close()
         raise

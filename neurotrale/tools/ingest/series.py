@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import tifffile
 
@@ -92,9 +93,7 @@ def _notes_on_files(tiff: tifffile.TiffFile) -> list[str]:
         return []
     try:
         root = tifffile.xml2dict(tiff.ome_metadata or "")["OME"]
-        image = root["Image"]
-        blocks = (image[0] if isinstance(image, list) else image)["Pixels"]["TiffData"]
-        blocks = blocks if isinstance(blocks, list) else [blocks]
+        blocks = listed(listed(root["Image"])[0]["Pixels"]["TiffData"])
         files = {str(block["UUID"]["value"]) for block in blocks}
         own = [block for block in blocks if str(block["UUID"]["value"]) == str(root["UUID"])]
         held = {(block.get("FirstC", 0), block.get("FirstT", 0)) for block in own}
@@ -186,3 +185,22 @@ def _described_planes(tiff: tifffile.TiffFile) -> int | None:
     if tiff.is_ome and len(tiff.series) == 1:
         return prod(tiff.series[0].shape[:-2])
     return None
+
+
+def ome_pixels(tiff: tifffile.TiffFile) -> dict[str, Any] | None:
+    """Return the element "Pixels" of the first image in the OME metadata of a file, if it has any.
+
+    Raises:
+        Exception: Whatever malformed metadata make their parser raise.
+    """
+    if not tiff.is_ome or not tiff.ome_metadata:
+        return None
+    pixels: dict[str, Any] = listed(tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"])[0][
+        "Pixels"
+    ]
+    return pixels
+
+
+def listed(elements: Any) -> list[Any]:
+    """Return the elements of one name in parsed XML, where a single one is not in a list."""
+    return elements if isinstance(elements, list) else [elements]

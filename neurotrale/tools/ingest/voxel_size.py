@@ -14,6 +14,7 @@ import tifffile
 
 from neurotrale.tools.ingest.dataset_source import DatasetSource
 from neurotrale.tools.ingest.plane_source import PlaneSource
+from neurotrale.tools.ingest.series import ome_pixels
 
 DEFAULT_UM = (1.8, 1.8, 2.0)
 """What precomputed-tif assumes (x, y, z)."""
@@ -134,10 +135,9 @@ def size_in_file(path: Path) -> StatedSize | None:
 
 
 def _in_ome(tiff: tifffile.TiffFile) -> StatedSize | None:
-    if not tiff.is_ome or not tiff.ome_metadata:
+    pixels = ome_pixels(tiff)
+    if pixels is None:
         return None
-    image = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]
-    pixels = (image[0] if isinstance(image, list) else image)["Pixels"]
     x, y, z = (
         _positive(float(pixels[f"PhysicalSize{axis}"]) * _UM[_unit(pixels, axis)])
         if f"PhysicalSize{axis}" in pixels and _unit(pixels, axis) in _UM
